@@ -1,0 +1,86 @@
+"""``everlearn demo``: the main job on scikit-learn's digits, three learners side by side."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from everlearn.cli import show
+from everlearn.errors import RunError
+from everlearn.report import report_run
+from everlearn.runs import Config, Run
+from everlearn.runs import learn as learn_stream
+
+METHODS = ("naive", "er", "aser")
+MEMORY = 200
+
+
+def demo(
+    run: Annotated[
+        Path, typer.Option(help="where the demonstration's runs go; an earlier demonstration there is replaced")
+    ] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="of everything drawn")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """Learn digits class by class, three ways: fine-tuning, experience replay, ASER; then explain six predictions."""
+    _clear(run)
+    begun, results = time.perf_counter(), []
+    for method in METHODS:
+        results.append(_learn(run / method, method, seed, json))
+    runs = [Run.open(run / method) for method in METHODS]
+    try:
+        with show.console.status("explaining six predictions"):
+            file = report_run(runs[-1], runs[:-1], file=run / "report.html")
+    finally:
+        for opened in runs:
+            opened.close()
+    if json:
+        show.print_json({"results": results, "report": str(file), "seconds": round(time.perf_counter() - begun, 2)})
+        return
+    table = Table(
+        "method",
+        "average accuracy",
+        "forgetting",
+        "seconds",
+        title="digits, 5 tasks of 2 classes, one pass",
+        title_justify="left",
+    )
+    for result in results:
+        table.add_row(
+            result["method"],
+            f"{result['average_accuracy']:.1%}",
+            f"{result['forgetting']:.1%}",
+            f"{result['seconds']:.1f}",
+        )
+    show.console.print(table)
+    show.console.print(f"report: {file.absolute()}", soft_wrap=True)
+
+
+def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
+    config = Config.of({
+        "data": {"source": "builtin:digits", "size": 16}, "learner": {"method": method, "memory": MEMORY}, "seed": seed,
+    })  # fmt: skip
+    with Run.create(path, config) as opened:
+        begun = time.perf_counter()
+        with show.learning(method, quiet=json) as moment:
+            learn_stream(opened, moment)
+        result = show.result(opened, time.perf_counter() - begun, opened.progress.step)
+    if not json:
+        show.matrix_table(result["accuracy_matrix"], f"{method}: accuracy on each task after each task, %")
+    return result
+
+
+def _clear(run: Path) -> None:
+    """Remove an earlier demonstration; refuse to touch anything else."""
+    if not run.exists():
+        return
+    ours = {*METHODS, "report.html"}
+    strange = sorted(path.name for path in run.iterdir() if path.name not in ours) if run.is_dir() else [run.name]
+    if strange:
+        raise RunError(f"{run} holds {strange[0]!r}, which is no part of a demonstration; choose another --run")
+    shutil.rmtree(run)

@@ -1,0 +1,156 @@
+"""``everlearn discover``: which candidate to make next, and why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from everlearn.cli import show
+from everlearn.discovery import Campaign, CampaignConfig, Proposal, Told, report_campaign, write_proposals
+from everlearn.discovery.reasons import Reason
+from everlearn.errors import SettingError
+
+Verb = typer.Option
+_LIMIT = re.compile(r"^\s*(.+?)\s*(<=|>=)\s*([-+0-9.eE]+)\s*$")
+_SHOWN = 10
+
+
+def discover(
+    source: Annotated[Path, typer.Argument(help="table of candidates (CSV), or the directory of a campaign")],
+    target: Annotated[list[str] | None, Verb(help="measured column; several give a Pareto front")] = None,
+    minimise: Annotated[
+        bool,
+        Verb("--minimise", help="small values are wanted, of every target; for some of several: --target NAME:min"),
+    ] = False,
+    inputs: Annotated[
+        str | None, Verb(help="smiles, composition or columns; by default what the columns' names say")
+    ] = None,
+    column: Annotated[str | None, Verb(help="column of the SMILES or formulas")] = None,
+    name: Annotated[str | None, Verb(help="column of the candidates' names")] = None,
+    ignore: Annotated[list[str] | None, Verb(help="a column that is no input; may be given several times")] = None,
+    limit: Annotated[
+        list[str] | None, Verb(help="COLUMN<=NUMBER or COLUMN>=NUMBER; may be given several times")
+    ] = None,
+    cost: Annotated[str | None, Verb(help="column of what an experiment costs")] = None,
+    run: Annotated[Path | None, Verb(help="directory of the new campaign")] = None,
+    results: Annotated[Path | None, Verb(help="what the laboratory found (CSV): learned before proposing")] = None,
+    batch: Annotated[int | None, Verb(help="candidates of a batch")] = None,
+    reasons: Annotated[bool, Verb(help="say why, measure the reasons and write the report")] = True,
+    seed: Annotated[int, Verb(help="of everything drawn")] = 0,
+    json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """Propose what to measure next, and why: POOL.csv --target COLUMN --run RUN, then RUN --results RESULTS.csv."""
+    if source.is_dir():
+        begun = {
+            "--target": target,
+            "--inputs": inputs,
+            "--column": column,
+            "--name": name,
+            "--limit": limit,
+            "--cost": cost,
+        }
+        given = next((option for option, value in begun.items() if value), "--run" if run else None)
+        if given:
+            raise SettingError(f"{given} was settled when {source} was begun; leave it out, or begin another campaign")
+        campaign = Campaign.open(source)
+    else:
+        if not target or run is None:
+            raise SettingError(
+                "a new campaign needs --target COLUMN and --run RUN; to go on with one give its directory"
+            )
+        config = CampaignConfig.of({
+            "targets": [_target(text, minimise) for text in target], "inputs": inputs, "column": column,
+            "identity": name, "ignore": ignore or [], "limits": [_limit(text) for text in limit or []], "cost": cost,
+            "batch": batch or 8, "seed": seed,
+        })  # fmt: skip
+        campaign = Campaign.create(run, source, config)
+    with campaign:
+        told = None if results is None else campaign.tell_file(results)
+        with show.console.status("learning what is measured"):
+            proposals = campaign.ask(batch)
+        why: list[Reason] = []
+        page = None
+        if reasons:
+            with show.console.status("explaining the batch, and measuring the reasons"):
+                why = campaign.explain(proposals)
+                page = report_campaign(campaign, proposals, why)
+        table = write_proposals(campaign, proposals, why)
+        if json:
+            show.print_json(_result(campaign, proposals, why, told, page, table))
+        else:
+            _print(campaign, proposals, why, told, page, table)
+
+
+def _print(
+    campaign: Campaign, proposals: list[Proposal], why: list[Reason], told: Told | None, page: Path | None, table: Path
+) -> None:
+    say = show.console.print
+    aside = campaign.pool.aside if told is None else told.aside
+    for each in aside[:_SHOWN]:
+        say(f"[yellow]kept aside[/] {each}", soft_wrap=True)
+    if len(aside) > _SHOWN:
+        say(f"[yellow]kept aside[/] {len(aside) - _SHOWN} more; the report lists all")
+    if told is not None:
+        again = "; this file was told already, nothing changed" if told.again else ""
+        say(f"learned {told.learned} results, {told.repeats} of them repeats{again}")
+    for note in campaign.search.notes():
+        say(f"[yellow]{note}[/]", soft_wrap=True)
+    if not proposals:
+        say("nothing left to propose: every candidate is tried or outside the limits")
+    names = [each.name for each in campaign.config.targets]
+    rows = Table(title=f"next {len(proposals)} of {len(campaign.pool.candidates)} candidates", title_justify="left")
+    for heading in ("candidate", *(f"{name} (80 % interval)" for name in names), "beats the best", "reasons"):
+        rows.add_column(heading, overflow="fold")
+    for i, proposal in enumerate(proposals):
+        shown = [
+            f"{o.value:.4g} ({o.low:.4g} … {o.high:.4g})" if (o := proposal.outlook.get(name)) else "" for name in names
+        ]
+        chance = "" if proposal.chance is None else f"{proposal.chance:.0%}"
+        rows.add_row(proposal.candidate, *shown, chance, why[i].words if why else proposal.why)
+    if proposals:
+        say(rows)
+    say(f"batch: {table.absolute()}", soft_wrap=True)
+    if page:
+        say(f"report: {page.absolute()}", soft_wrap=True)
+    say(f"next: measure, then everlearn discover {campaign.path} --results RESULTS.csv", soft_wrap=True)
+
+
+def _result(
+    campaign: Campaign, proposals: list[Proposal], why: list[Reason], told: Told | None, page: Path | None, table: Path
+) -> dict[str, Any]:
+    return {
+        "run": str(campaign.path),
+        "candidates": len(campaign.pool.candidates),
+        "measured": len(campaign.search.tried),
+        "told": None if told is None else {"learned": told.learned, "repeats": told.repeats, "again": told.again},
+        "aside": [{"file": file, "row": each.row, "reason": each.reason} for file, each in campaign.aside],
+        "notes": campaign.search.notes(),
+        "proposals": [
+            {"candidate": each.candidate, "text": each.text, "chance": each.chance, "why": each.why}
+            | {"expected": {k: {"value": o.value, "low": o.low, "high": o.high} for k, o in each.outlook.items()}}
+            | ({"reason": why[i].summary()} if why else {})
+            for i, each in enumerate(proposals)
+        ],
+        "batch": str(table),
+        "report": None if page is None else str(page),
+        "versions": show.versions(),
+    }
+
+
+def _target(text: str, minimise: bool) -> dict[str, Any]:
+    name, colon, way = text.rpartition(":")
+    if colon and way in ("min", "max"):
+        return {"name": name, "minimise": way == "min"}
+    return {"name": text, "minimise": minimise}
+
+
+def _limit(text: str) -> dict[str, Any]:
+    found = _LIMIT.match(text)
+    try:
+        return {"column": found[1], "sign": found[2], "bound": float(found[3])}  # type: ignore[index]
+    except (TypeError, ValueError):
+        raise SettingError(f"--limit {text!r}; expected COLUMN<=NUMBER or COLUMN>=NUMBER") from None

@@ -1,0 +1,37 @@
+"""``everlearn evaluate``: how well a run knows a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from everlearn.cli import show
+from everlearn.runs import Run, evaluate_source
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="directory of the run")],
+    source: Annotated[
+        str,
+        typer.Argument(help="any source that `everlearn learn` reads; its test part where it has one, else all of it"),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Accuracy of RUN's last checkpoint on SOURCE, over all and by class."""
+    with Run.open(run) as opened, show.console.status("evaluating"):
+        result = evaluate_source(opened, source)
+    if json:
+        show.print_json(result)
+        return
+    table = Table("class", "samples", "accuracy %")
+    for name, row in result["classes"].items():
+        table.add_row(name, str(row["samples"]), f"{100 * row['accuracy']:.1f}")
+    show.console.print(table)
+    show.console.print(f"accuracy [bold]{result['accuracy']:.1%}[/] on {result['samples']} samples")
+    if result["unknown_classes"]:
+        show.console.print(f"[yellow]never learned, so never predicted: {', '.join(result['unknown_classes'])}[/]")
+    if result["quarantined"]:
+        show.console.print(f"[yellow]{result['quarantined']} samples could not be read[/]")

@@ -1,0 +1,46 @@
+"""``everlearn parity``: does every layout compute what one process computes?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+Verb = typer.Option
+
+
+def parity(
+    processes: Annotated[int, Verb(min=2, help="processes to start on this machine")] = 2,
+    short: Annotated[bool, Verb("--short", help="one layout of each kind")] = False,
+    model: Annotated[str, Verb(help="dense, moe, or both")] = "both",
+    only: Annotated[str, Verb(help="only layouts with this in their name, such as 'pp2'")] = "",
+    inject: Annotated[float, Verb(help="multiply every gradient, to see that the fault is found")] = 1.0,
+    timeout: Annotated[float, Verb(help="seconds for all of it")] = 1800.0,
+    json: Annotated[bool, Verb("--json", help="print one JSON object instead of the table")] = False,
+) -> None:
+    """Compare every layout that some processes allow with one process: loss, gradient norm, weights after SGD steps."""
+    from everlearn.cli import show
+    from everlearn.scaling.parity import STEPS, TOLERANCE, Row
+    from everlearn.scaling.parity import run as compare
+
+    def row(r: Row) -> None:
+        if not json:
+            mark = "[green]same[/]" if r.passed else "[red]DIFFERS[/]"
+            show.console.print(f"{r.model:6}{r.layout:34} {r.loss:9.1e} {r.norm:9.1e} {r.weights:9.1e}  {mark}")
+
+    if not json:
+        show.console.print(
+            f"{'model':6}{'layout':34} {'loss':>9} {'norm':>9} {'weights':>9}  relative errors after {STEPS} SGD steps"
+        )
+    models = ("dense", "moe") if model == "both" else (model,)
+    rows = compare(processes, short=short, models=models, only=only, inject=inject, timeout=timeout, row=row)
+    wrong = [r for r in rows if not r.passed]
+    if json:
+        table = [asdict(r) | {"passed": r.passed} for r in rows]
+        known = {"processes": processes, "tolerance": TOLERANCE, "passed": not wrong, "layouts": len(rows)}
+        show.print_json(known | {"rows": table, "versions": show.versions()})
+    else:
+        show.console.print(f"{len(rows) - len(wrong)} of {len(rows)} layouts equal one process to {TOLERANCE:g}")
+    if wrong:
+        raise typer.Exit(1)

@@ -1,0 +1,218 @@
+"""``everlearn plan``: what a training run takes on a cluster, or how well the planner predicts published runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from typer import Option
+
+from everlearn.cli import show
+from everlearn.errors import SettingError
+from everlearn.scaling.plan.cluster import Cluster, load_cluster
+from everlearn.scaling.plan.config import ModelShape
+from everlearn.scaling.plan.cost import Cost, cost_of
+from everlearn.scaling.plan.explain import CAUSES, explain, shares
+from everlearn.scaling.plan.export import as_json, as_pretrain
+from everlearn.scaling.plan.layout import PRECISIONS
+from everlearn.scaling.plan.plan import Plan, predict
+from everlearn.scaling.plan.request import USUAL_BATCH, Request, amount, fitting_batch, read_request
+from everlearn.scaling.plan.search import search
+from everlearn.scaling.plan.stack import STACKS
+from everlearn.scaling.plan.validate import UNITS, Validation, validate
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+
+
+def plan(
+    config: Annotated[
+        str | None, typer.Argument(help="preset, or TOML file with [model]; with [layout] it is kept")
+    ] = None,
+    cluster: Annotated[str | None, Option(help="DEVICE:NUMBER or FILE.toml:NUMBER, such as h100:1024")] = None,
+    tokens: Annotated[
+        str | None, Option(help="of the run, such as 13T; by default 20 for each active parameter")
+    ] = None,
+    budget: Annotated[str | None, Option(help="money for the run in USD, such as 5M")] = None,
+    days: Annotated[float | None, Option(help="days for the run")] = None,
+    batch: Annotated[
+        str | None, Option(help="tokens of a step, such as 4M; by default the configuration's, else 4M")
+    ] = None,
+    precision: Annotated[str | None, Option(help=f"one of {', '.join(PRECISIONS)}; by default bf16")] = None,
+    stack: Annotated[str, Option(help=f"software generation: {', '.join(STACKS)}")] = "modern",
+    top: Annotated[int, Option(help="layouts shown")] = 10,
+    out: Annotated[Path | None, Option(help="write the best layout as a configuration for everlearn pretrain")] = None,
+    validate_: Annotated[Path | None, Option("--validate", help="predict every row of a CSV of published runs")] = None,
+    json: Annotated[bool, Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Plan the training of CONFIG on a cluster: memory, time, cost and failures of each layout, the best explained."""
+    if validate_ is not None:
+        _validated(validate(validate_), json)
+        return
+    if config is None or cluster is None:
+        raise SettingError("expected CONFIG and --cluster DEVICE:NUMBER, or --validate FILE.csv")
+    request, machines = read_request(config), load_cluster(cluster)
+    if stack not in STACKS:
+        raise SettingError(f"stack is {stack!r}; expected one of {', '.join(STACKS)}")
+    if precision is not None and precision not in PRECISIONS:
+        raise SettingError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if top < 1 or (days is not None and days <= 0):
+        raise SettingError(f"top is {top} and days {days}; expected 1 or more, and above 0")
+    asked = amount(tokens, "tokens") if tokens else 20.0 * request.shape.active_parameters
+    money = amount(budget, "budget") if budget else None
+    sequences = _sequences(request, machines, batch)
+    plans = _plans(request, machines, sequences, stack, precision, json)
+    cost = cost_of(plans[0], asked)
+    verdicts = judge(cost, machines.devices, money, days)
+    if out is not None:
+        _write(out, as_pretrain(plans[0], asked, request.preset))
+    if json:
+        show.print_json(_json(request.shape, machines, plans[:top], plans, asked, verdicts, out))
+        return
+    _table(request.shape, machines, plans, top, asked)
+    _explained(plans, cost, verdicts, out)
+
+
+def _sequences(request: Request, cluster: Cluster, batch: str | None) -> int:
+    if batch is None and request.global_batch:
+        return request.global_batch
+    return fitting_batch(amount(batch, "batch") if batch else USUAL_BATCH, request.shape, cluster.devices)
+
+
+def _plans(
+    request: Request, cluster: Cluster, sequences: int, stack: str, precision: str | None, quiet: bool
+) -> list[Plan]:
+    """The one plan of a chosen layout, else all that a search finds, from fast to slow."""
+    if request.layout:
+        chosen = predict(request.shape, request.chosen(cluster.devices, sequences, precision), cluster, STACKS[stack])
+        if not chosen.fits:
+            found = f"{chosen.memory.total / 2**30:.0f} GiB of {cluster.device.memory_gib:g}"
+            raise SettingError(
+                f"layout {chosen.layout.words} does not fit: it needs {found} GiB a device; "
+                "raise tp, pp, zero or recompute, or leave [layout] out to search"
+            )
+        return [chosen]
+    with Progress(console=show.console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("searching layouts", total=None)
+        return search(
+            request.shape,
+            cluster,
+            sequences,
+            STACKS[stack],
+            precision or "bf16",
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+
+
+def judge(cost: Cost, devices: int, budget: float | None, days: float | None) -> list[str]:
+    """Whether the run keeps within money and time, and what would."""
+    verdicts = []
+    if days is not None:
+        if cost.days <= days:
+            verdicts.append(f"within {days:g} days: {cost.days:.1f}")
+        else:
+            need = devices * cost.days / days
+            verdicts.append(
+                f"over {days:g} days: {cost.days:.1f}; about {need:.0f} devices, or {days / cost.days:.0%} of tokens"
+            )
+    if budget is not None:
+        word = "within" if cost.usd <= budget else "over"
+        rest = "" if cost.usd <= budget else f"; the money lasts for {cost.tokens * budget / cost.usd:.3g} tokens"
+        verdicts.append(f"{word} a budget of ${budget:,.0f}: ${cost.usd:,.0f}{rest}")
+    return verdicts
+
+
+def _json(
+    shape: ModelShape,
+    cluster: Cluster,
+    shown: list[Plan],
+    plans: list[Plan],
+    tokens: float,
+    verdicts: list[str],
+    out: Path | None,
+) -> dict[str, Any]:
+    model = asdict(shape) | {"parameters": shape.parameters, "active_parameters": shape.active_parameters}
+    return {
+        "model": model,
+        "cluster": asdict(cluster),
+        "tokens": tokens,
+        "layouts": len(plans),
+        "plans": [as_json(plan, cost_of(plan, tokens)) for plan in shown],
+        "explanation": explain(plans[0], plans),
+        "verdicts": verdicts,
+        "pretrain_configuration": None if out is None else str(out),
+    }
+
+
+def _table(shape: ModelShape, cluster: Cluster, plans: list[Plan], top: int, tokens: float) -> None:
+    title = (
+        f"{shape.name}: {shape.parameters / 1e9:.1f} B parameters ({shape.active_parameters / 1e9:.1f} B active), "
+        f"{tokens:.3g} tokens on {cluster.devices} × {cluster.device.name}; {len(plans)} layouts fit"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("layout", no_wrap=True)
+    for name in ("step s", "tok/s/dev", "MFU %", "HFU %", "GiB", "days", "M$", "MWh"):
+        table.add_column(name, justify="right")
+    for each in plans[:top]:
+        cost = cost_of(each, tokens)
+        figures = (
+            f"{each.step_seconds:.3g}",
+            f"{each.tokens_per_second_per_device:.4g}",
+            f"{100 * each.mfu:.1f}",
+            f"{100 * each.hfu:.1f}",
+            f"{each.memory.total / 2**30:.0f}",
+            f"{cost.days:.1f}",
+            f"{cost.usd / 1e6:.3g}",
+            f"{cost.megawatt_hours:.3g}",
+        )
+        table.add_row(each.layout.words, *figures)
+    console.print(table)
+
+
+def _explained(plans: list[Plan], cost: Cost, verdicts: list[str], out: Path | None) -> None:
+    best = plans[0]
+    console.print(f"best: {best.layout.words}, {cost.days:.1f} days, ${cost.usd:,.0f}", soft_wrap=True)
+    for line in explain(best, plans) + verdicts:
+        console.print(f"  {line}", soft_wrap=True)
+    parts = ", ".join(f"{CAUSES[name]} {share:.0%}" for name, share in shares(best))
+    console.print(f"  a step: {parts}", soft_wrap=True)
+    if out is not None:
+        console.print(
+            f"wrote {out}; next: name your data in it, then torchrun … everlearn pretrain {out}", soft_wrap=True
+        )
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingError(f"cannot write {out}: {error.strerror}; give another --out") from None
+
+
+def _validated(found: Validation, json: bool) -> None:
+    if json:
+        show.print_json(found.as_json())
+        return
+    table = Table(title=f"{found.file}: predicted and published ({found.format})", title_justify="left")
+    for name in ("row", "model", "layout", "figure"):
+        table.add_column(name)
+    for name in ("predicted", "published", "error %"):
+        table.add_column(name, justify="right")
+    for c in found.comparisons:
+        figure = f"{c.metric} {UNITS[c.metric]}"
+        table.add_row(
+            c.row, c.model, c.layout, figure, f"{c.predicted:.4g}", f"{c.published:.4g}", f"{100 * c.error:+.1f}"
+        )
+    console.print(table)
+    for refused in found.refused:
+        console.print(f"row {refused.name} not predicted: {refused.reason}", soft_wrap=True)
+    for metric, mean in found.means.items():
+        console.print(
+            f"{metric}: mean absolute error {mean['mean_abs_error']:.2%}, "
+            f"bias {mean['bias']:+.2%}, {mean['rows']} figures"
+        )

@@ -1,0 +1,41 @@
+"""``everlearn predict``: what a run says of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+from everlearn.cli import show
+from everlearn.data import read_picture
+from everlearn.runs import Run
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="directory of the run")],
+    files: Annotated[list[Path], typer.Argument(help="pictures, or DICOM files")],
+    top: Annotated[int, typer.Option(min=1, help="classes to name for each picture")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Classes and probabilities of FILES by RUN's last checkpoint."""
+    with Run.open(run) as opened:
+        learner, names = opened.learner(), opened.journal.class_names()
+        channels, *size = opened.shape
+        pictures = torch.stack([torch.from_numpy(read_picture(file, channels, size[0])) for file in files])
+        prediction = learner.predict(pictures)
+    rows: list[dict[str, Any]] = []
+    for file, row in zip(files, prediction.probabilities):
+        probabilities, order = row.sort(descending=True)
+        named = {names[prediction.codes[i]]: round(p, 6) for i, p in zip(order.tolist(), probabilities.tolist())}
+        rows.append({"file": str(file), "class": next(iter(named)), "probabilities": named})
+    if json:
+        show.print_json({"run": str(run), "step": learner.step, "predictions": rows})
+        return
+    table = Table("file", "class", "probability", "then")
+    for row in rows:
+        (best, p), *others = list(row["probabilities"].items())[:top]
+        table.add_row(row["file"], best, f"{p:.1%}", ", ".join(f"{name} {q:.1%}" for name, q in others))
+    show.console.print(table)

@@ -1,0 +1,169 @@
+"""``everlearn pretrain``: train a language model, alone, in several processes, or under torchrun."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everlearn.errors import EverlearnError, RunError, SettingError
+
+Verb = typer.Option
+
+
+def pretrain(
+    config: Annotated[Path | None, typer.Argument(help="TOML file with [model], [data], [train] and more")] = None,
+    run: Annotated[
+        Path | None,
+        Verb(
+            "--run",
+            "--into",
+            help="directory of the run, by default runs/CONFIG; one with checkpoints goes on (--into under torchrun)",
+        ),
+    ] = None,
+    resume: Annotated[Path | None, Verb(help="go on with this run; --set may change layout and steps")] = None,
+    processes: Annotated[int, Verb(min=1, help="processes to start on this machine; under torchrun leave it")] = 1,
+    set_: Annotated[
+        list[str] | None, Verb("--set", help="a setting, TABLE.NAME=VALUE in TOML; may be given several times")
+    ] = None,
+    prompt: Annotated[str | None, Verb(help="at the end, go on with this text")] = None,
+    length: Annotated[int, Verb(min=1, help="tokens to add to the prompt")] = 100,
+    export: Annotated[Path | None, Verb(help="at the end, write the weights as safetensors into this folder")] = None,
+    json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """Train the language model of CONFIG: everlearn pretrain CONFIG.toml, or torchrun … -m everlearn.cli pretrain."""
+    if (resume is None) == (config is None) or (resume is not None and run is not None):
+        raise SettingError("expected either CONFIG, for a run of it, or --resume RUN to go on with one")
+    folder = resume or run or Path("runs") / config.stem  # type: ignore[union-attr]
+    started = "WORLD_SIZE" in os.environ
+    if processes > 1 and not started:
+        from everlearn.scaling.processes import launch
+
+        launch(["-m", "everlearn.cli", *sys.argv[1:]], processes)
+        return
+    file = config or folder / "config.toml"
+    if resume is not None and not file.exists():
+        raise SettingError(f"{folder} is not a run: it has no config.toml")
+    settings = _with(file, set_ or [])
+    from everlearn.scaling import processes as process_group
+
+    rank = int(os.environ.get("RANK", "0"))
+
+    def fail(error: Exception) -> None:
+        if process_group.report_failure(error, rank, folder):
+            message = str(error) if isinstance(error, EverlearnError) else process_group.lost(error, rank)
+            print(f"everlearn: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        os._exit(2)  # other threads may wait for processes that are gone
+
+    try:
+        _, world = process_group.connect()
+        watchdog = (
+            process_group.Watchdog(settings.train.timeout, lambda text: fail(RunError(text))) if world > 1 else None
+        )
+        _train(settings, folder, rank, prompt, length, export, json, watchdog.beat if watchdog else lambda: None)
+        if watchdog:
+            watchdog.stop()
+        process_group.leave()
+    except Exception as error:
+        if not started or os.environ.get("EVERLEARN_DEBUG"):
+            raise
+        fail(error)
+
+
+def _train(
+    settings: Any,
+    folder: Path,
+    rank: int,
+    prompt: str | None,
+    length: int,
+    export: Path | None,
+    json: bool,
+    beat: Callable[[], None],
+) -> None:
+    from everlearn.cli import show
+    from everlearn.scaling.pretrain import finished, generate
+    from everlearn.scaling.pretrain import pretrain as train
+
+    if export is not None:
+        from everlearn.models.language_hf import class_of
+
+        class_of(settings.language(vocab=1))  # better now than after days
+    begun = time.perf_counter()
+    with progress(settings.train.steps, quiet=json or rank > 0) as moment:
+        loss = train(settings, folder, moment, beat)
+    if rank > 0:
+        return
+    result: dict[str, Any] = {"loss": loss, "steps": settings.train.steps, "run": str(folder)}
+    result["seconds"] = round(time.perf_counter() - begun, 2)
+    if prompt is not None or export is not None:
+        model, tokenizer, _ = finished(folder)
+        if prompt is not None:
+            result["text"] = tokenizer.decode(generate(model, tokenizer.encode(prompt), length))
+        if export is not None:
+            from everlearn.models.language_hf import save
+
+            save(model, export)
+            tokenizer.save(export / "tokenizer.json")
+            result["export"] = str(export)
+    if json:
+        show.print_json(result)
+        return
+    show.console.print(f"loss {loss:.4f} after {settings.train.steps} steps; {folder}")
+    if "text" in result:
+        print(result["text"])
+
+
+@contextmanager
+def progress(steps: int, quiet: bool) -> Iterator[Any]:
+    """A live line with loss, learning rate, tokens/s, MFU, memory and time left, on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from everlearn.cli.show import console
+
+    columns = (
+        TextColumn("pretraining"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[news]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=quiet) as shown:
+        bar = shown.add_task("pretraining", total=steps, news="")
+
+        def moment(m: Any) -> None:
+            mfu = "" if m.mfu is None else f"  MFU {m.mfu:.1%}"
+            valid = "" if m.valid_loss is None else f"  valid {m.valid_loss:.3f}"
+            news = (
+                f"loss {m.loss:.3f}{valid}  norm {m.norm:.2f}  lr {m.lr:.1e}  {m.tokens_per_second:,.0f} tokens/s{mfu}"
+            )
+            shown.update(bar, completed=m.step, news=f"{news}  {m.memory_gib:.1f} GiB")
+
+        yield moment
+
+
+def _with(file: Path, changes: list[str]) -> Any:
+    """The settings of a file with changes: ``train.steps=200`` and the like."""
+    import tomllib
+
+    from everlearn.scaling.settings import Settings
+
+    settings = Settings.load(file).model_dump(exclude_none=True)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *tables, last = name.split(".")
+        where = settings
+        for table in tables:
+            where = where.get(table, {}) if isinstance(where, dict) else {}
+        if not equals or not isinstance(where, dict):
+            raise SettingError(f"--set {change!r}; expected TABLE.NAME=VALUE, such as train.steps=200")
+        try:
+            where[last] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            where[last] = text
+    return Settings.of(settings).absolute()

@@ -1,0 +1,25 @@
+"""``everlearn report``: write a run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everlearn.cli import show
+from everlearn.report import report_run
+from everlearn.runs import Run
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="directory of the run")],
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Write RUN/report.html: accuracy over time, memory, and six predictions explained."""
+    with Run.open(run) as opened, show.console.status("explaining six predictions"):
+        file = report_run(opened)
+    if json:
+        show.print_json({"report": str(file)})
+    else:
+        show.console.print(f"report: {file.absolute()}", soft_wrap=True)

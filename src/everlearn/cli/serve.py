@@ -1,0 +1,92 @@
+"""``everlearn serve`` and ``everlearn token``: the page and the API of a run."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everlearn.cli import show
+from everlearn.errors import RunError, SettingError
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="directory of the run")],
+    cases: Annotated[
+        str | None,
+        typer.Option(help="pictures to work through: any source, or a folder of pictures; by default held-out samples"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; beyond this machine a token is asked for")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8420,
+    learns: Annotated[
+        bool, typer.Option("--learns/--replica", help="a replica predicts and takes verdicts; another server learns")
+    ] = True,
+    rate: Annotated[
+        int | None,
+        typer.Option(min=0, help="requests a minute and client, 0 for no limit; by default 600 beyond this machine"),
+    ] = None,
+    max_mb: Annotated[int, typer.Option(min=1, max=1024, help="largest request, in MiB")] = 64,
+    margin: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="how much worse than the one in service a new version may be on cases kept for checking"
+        ),
+    ] = 0.05,
+    certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM)")] = None,
+    key: Annotated[Path | None, typer.Option(help="TLS key (PEM)")] = None,
+) -> None:
+    """Serve RUN: a page to look at cases, see why, and correct; what is corrected is learned."""
+    try:
+        import uvicorn
+
+        from everlearn.server import Settings, create_app
+        from everlearn.server.settings import LOOPBACK
+    except ImportError as error:
+        raise SettingError(f"serving needs {error.name}; install it with: pip install 'everlearn[serve]'") from None
+    local = host in LOOPBACK
+    settings = Settings(
+        run, cases, host, port, learns, rate if rate is not None else (0 if local else 600), max_mb * 2**20, margin
+    )
+    _free(host, port)
+    app = create_app(settings)
+    shown = f"[{host}]" if ":" in host else host
+    show.console.print(f"open http{'s' if certificate else ''}://{shown}:{port} (end with Ctrl-C)", soft_wrap=True)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=30,
+        limit_concurrency=200,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+
+
+def token(
+    run: Annotated[Path, typer.Argument(help="directory of the run")],
+    name: Annotated[str, typer.Option(help="whose it is; verdicts are signed with it")],
+    role: Annotated[str, typer.Option(help="viewer, reviewer or admin")] = "reviewer",
+) -> None:
+    """Make a token for RUN's server and print it; it cannot be shown again."""
+    from everlearn.server.security import Tokens
+
+    if not (run / "config.toml").exists():
+        raise RunError(f"{run} is not a run: it has no config.toml")
+    print(Tokens(run).create(name, role))
+
+
+def _free(host: str, port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise SettingError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+        ) from error

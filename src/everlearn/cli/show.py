@@ -1,0 +1,112 @@
+"""What the verbs print: progress, tables, results."""
+
+from __future__ import annotations
+
+import json as json_
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from everlearn.metrics.continual import average_accuracy, forgetting
+from everlearn.runs import Moment, Run
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[[Moment], None]]:
+    """A live line with samples, task, loss, accuracy and time left, on standard error."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[news]}"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console, disable=quiet)
+    bar = progress.add_task(title, total=None, news="")
+
+    def moment(m: Moment) -> None:
+        progress.start()  # with the first step, so that a refusal before it stands alone
+        task = "" if m.task is None else f"task {m.task + 1}  "
+        mean = "" if m.average_accuracy is None else f"  accuracy {m.average_accuracy:.1%}"
+        progress.update(bar, completed=m.position, total=m.total, news=f"{task}loss {m.loss:.2f}{mean}")
+
+    try:
+        yield moment
+    finally:
+        progress.stop()
+
+
+def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
+    """What a learned run amounts to; keys as README has them."""
+    matrix = run.progress.matrix
+    return {
+        "method": run.config.learner.method,
+        "average_accuracy": average_accuracy(matrix),
+        "forgetting": forgetting(matrix),
+        "accuracy_matrix": matrix,
+        "samples_seen": run.progress.samples_seen,
+        "quarantined": run.progress.quarantined,
+        "steps": run.progress.step,
+        "steps_per_second": round(steps / seconds, 2) if seconds else None,
+        "seconds": round(seconds, 2),
+        "seed": run.config.seed,
+        "run": str(run.path),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide a figure."""
+    return {name: version(name) for name in ("everlearn", "torch", "torchvision", "timm", "numpy")} | {
+        "python": platform.python_version()
+    }
+
+
+def learned(result: dict[str, Any], run: Run, json: bool) -> None:
+    """Print the result of a run, for a person or for a machine."""
+    if json:
+        print_json(result)
+        return
+    matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
+    console.print(
+        f"average accuracy [bold]{result['average_accuracy']:.1%}[/], forgetting {result['forgetting']:.1%}, "
+        f"{result['samples_seen']} samples in {result['seconds']:.1f} s ({result['steps_per_second']} steps/s)"
+    )
+    if result["quarantined"]:
+        console.print(
+            f"[yellow]{result['quarantined']} samples could not be read; see `everlearn report {run.path}`[/]"
+        )
+    console.print(f"next: everlearn explain {run.path} PICTURE, everlearn report {run.path}")
+
+
+def matrix_table(matrix: list[list[float | None]], title: str) -> None:
+    """Print an accuracy matrix."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("after task", justify="right")
+    for task in range(len(matrix[0]) if matrix else 0):
+        table.add_column(str(task + 1), justify="right")
+    for i, row in enumerate(matrix):
+        table.add_row(str(i + 1), *("" if value is None else f"{100 * value:.1f}" for value in row))
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    json_.dump(value, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def machine() -> str:
+    """Processor and threads, for the foot of a table."""
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

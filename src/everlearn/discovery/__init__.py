@@ -1,0 +1,23 @@
+"""Discovery: which material to make next, and why; a learner whose labels are experiments."""
+
+from everlearn.discovery.campaign import Campaign, Told
+from everlearn.discovery.config import CampaignConfig, Limit, Target
+from everlearn.discovery.page import report_campaign, write_proposals
+from everlearn.discovery.pool import Aside, Measurement
+from everlearn.discovery.reasons import Reason
+from everlearn.discovery.search import Outlook, Proposal
+
+__all__ = [
+    "Aside",
+    "Campaign",
+    "CampaignConfig",
+    "Limit",
+    "Measurement",
+    "Outlook",
+    "Proposal",
+    "Reason",
+    "Target",
+    "Told",
+    "report_campaign",
+    "write_proposals",
+]

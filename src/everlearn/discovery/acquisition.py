@@ -1,0 +1,93 @@
+"""Which candidates to measure next: expected improvement, and batches that do not ask the same thing twice.
+
+Log expected improvement in a form that does not underflow: Ament et al. 2023, *Unexpected Improvements to Expected
+Improvement for Bayesian Optimization* (arXiv 2310.20708). Batches: Ginsbourger et al. 2010, the Kriging believer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr  # type: ignore[import-untyped]
+from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
+
+from everlearn.discovery.features import Array
+from everlearn.discovery.surrogate import Surrogate
+
+SHORTLIST = 200  # candidates among which a batch is chosen
+
+
+def normal_scores(values: Array) -> Array:
+    """Values replaced by the normal quantile of their rank, so that outliers and skew do not rule the surrogate.
+
+    Examples
+    --------
+    >>> normal_scores(np.array([1.0, 5.0, 1000.0])).round(2)
+    array([-0.97,  0.  ,  0.97])
+    """
+    return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
+
+
+def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """log E[max(z − best, 0)] of z ~ N(mean, deviation²).
+
+    Examples
+    --------
+    >>> log_expected_improvement(np.array([0.0, -50.0]), np.array([1.0, 1.0]), 0.0).round(2).tolist()
+    [-0.92, -1258.74]
+    """
+    u = (mean - best) / deviation
+    near = np.maximum(u, -1.0)
+    far = np.minimum(u, -1.0)
+    log_near = np.log(norm.pdf(near) + near * norm.cdf(near))
+    log_density = -far * far / 2 - 0.5 * np.log(2 * np.pi)
+    ratio = np.exp(log_ndtr(far) - log_density)  # Φ/φ: 1 + u Φ/φ → 1/u² for u → −∞
+    tail = np.where(far < -1e3, 1 / far**2, 1 + far * ratio)
+    return np.log(deviation) + np.where(u > -1, log_near, log_density + np.log(np.maximum(tail, 1e-300)))
+
+
+def believer_batch(surrogate: Surrogate, rows: NDArray[np.int64], bonus: Array, level: float, n: int) -> list[int]:
+    """n rows, best first; each next one is chosen as if those before it had come out as expected.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        Fitted.
+    rows : ndarray
+        Pool rows that may be chosen.
+    bonus : ndarray
+        Added to each row's log expected improvement: log probability of keeping the limits, minus log cost.
+    level : float
+        z to improve on.
+    n : int
+        Batch size.
+    """
+    mean, deviation = surrogate.predict(rows)
+    score = log_expected_improvement(mean, deviation, level) + bonus
+    order = np.argsort(-score, kind="stable")[: max(SHORTLIST, n)]
+    rows, mean, bonus = rows[order], mean[order], bonus[order]
+    covariance = surrogate.covariance(rows)
+    chosen: list[int] = []
+    free = np.ones(len(rows), dtype=bool)
+    for _ in range(min(n, len(rows))):
+        spread = np.sqrt(np.diag(covariance).clip(min=1e-9))
+        score = np.where(free, log_expected_improvement(mean, spread, level) + bonus, -np.inf)
+        i = int(np.argmax(score))
+        free[i] = False
+        chosen.append(int(rows[i]))
+        covariance = covariance - np.outer(covariance[:, i], covariance[i]) / (covariance[i, i] + surrogate.noise)
+    return chosen
+
+
+def spread_batch(surrogate: Surrogate, rows: NDArray[np.int64], tried: list[int], n: int, seed: int) -> list[int]:
+    """n rows far from each other and from those tried, for when nothing can be learned yet."""
+    rng = np.random.default_rng(seed)
+    rows = rows if len(rows) <= 4000 else np.sort(rng.choice(rows, 4000, replace=False))
+    near = surrogate.similarity(rows, tried).max(1) if tried else np.zeros(len(rows))
+    chosen: list[int] = []
+    for step in range(min(n, len(rows))):
+        i = int(rng.integers(len(rows))) if step == 0 and not tried else int(np.argmin(near))
+        chosen.append(int(rows[i]))
+        near = np.maximum(near, surrogate.similarity(rows, [int(rows[i])])[:, 0])
+        near[i] = np.inf
+    return chosen

@@ -1,0 +1,277 @@
+"""A campaign: candidates, what was measured of them, and what to measure next. Durable as every run.
+
+The directory: ``campaign.toml``, ``pool.csv`` (a copy of the pool as it was), ``journal.sqlite`` with every result
+told, ``proposals.csv`` and ``report.html``. What `tell` was given is on disk when it returns; `ask` depends on the seed
+and on the results told alone, so a campaign that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from everlearn.discovery.config import CampaignConfig
+from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_table, values_of
+from everlearn.discovery.reasons import Reason, explain
+from everlearn.discovery.search import Proposal, Search
+from everlearn.errors import DataError, RunError, SettingError
+from everlearn.runs.journal import Journal
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of telling results: how many were learned, how many of these are repeats, which were kept aside."""
+
+    learned: int
+    repeats: int = 0
+    aside: list[Aside] = field(default_factory=list)
+    again: bool = False
+
+
+class Campaign:
+    """An open campaign. Use as a context manager, or call `close`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> rows = [f"{x},{-x * x if x % 4 == 0 else ''}" for x in range(-9, 10)]
+    >>> _ = (folder / "pool.csv").write_text("\\n".join(["x,y", *rows]))
+    >>> config = CampaignConfig.of({"targets": [{"name": "y"}], "inputs": "columns", "batch": 2})
+    >>> with Campaign.create(folder / "run", folder / "pool.csv", config) as campaign:
+    ...     proposals = campaign.ask()
+    ...     told = campaign.tell({proposals[0].candidate: -1.0})
+    >>> len(proposals), told.learned
+    (2, 1)
+    """
+
+    def __init__(self, path: Path, config: CampaignConfig, lock: FileLock) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+        self.pool: Pool = open_pool(path / "pool.csv", config)
+        self.journal = Journal(path / "journal.sqlite")
+        self._search: Search | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, pool: Path | str, config: CampaignConfig) -> Campaign:
+        """Begin a campaign in a directory that holds none yet; the pool is checked before anything is written."""
+        path, pool = Path(path), Path(pool)
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; a run needs a directory")
+        for taken in ("campaign.toml", "config.toml"):
+            if (path / taken).exists():
+                raise RunError(
+                    f"{path} holds a run already; go on with everlearn discover {path}, or choose another directory"
+                )
+        open_pool(pool, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            _copy(pool, path / "pool.csv")
+            beside = path / ".campaign.toml"
+            beside.write_text(config.dump(), encoding="utf-8")
+            beside.rename(path / "campaign.toml")
+        except OSError as error:
+            raise RunError(f"cannot make the run's directory {path}: {error.strerror or error}") from error
+        return cls(path, config, lock)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Campaign:
+        """Open a campaign that is there."""
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
+        config = CampaignConfig.load(path / "campaign.toml")
+        lock = _lock(path)
+        try:
+            return cls(path, config, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def ask(self, n: int | None = None) -> list[Proposal]:
+        """The next n candidates to measure, most promising first; fewer where the pool has no more."""
+        n = self.config.batch if n is None else n
+        if n < 1:
+            raise SettingError(f"n is {n}; expected 1 or more proposals")
+        return self.search.propose(n)
+
+    def explain(self, proposals: Sequence[Proposal], target: int = 0) -> list[Reason]:
+        """Why each is proposed, for one of the targets: parts, measured candidates for and against, and the check."""
+        return explain(self.search, proposals, target)
+
+    def tell(self, results: Mapping[str, float | Mapping[str, float]] | Iterable[Measurement]) -> Told:
+        """Learn what experiments found; what cannot be used is kept aside and named by its place, from 1.
+
+        Parameters
+        ----------
+        results : mapping or iterable of Measurement
+            Value of each candidate (of each target where there are several). A candidate may be told again: repeats
+            are averaged, and count as that much more certain.
+
+        Returns
+        -------
+        Told
+        """
+        entries = [(i, each) for i, each in enumerate(self._measurements(results), start=1)]
+        return self._enter(entries, [], "tell", None)
+
+    def tell_file(self, file: Path | str) -> Told:
+        """Learn a CSV of results: a column that names candidates as the pool does, or ``candidate``, and the targets.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read or has no such columns. Single rows that cannot be used are kept aside instead.
+        """
+        file = Path(file)
+        header, rows = read_table(file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        named = [name for name in (self.pool.identity, "candidate", self.pool.column) if name in header]
+        targets = [target.name for target in self.config.targets if target.name in header]
+        if not named or not targets:
+            wanted = " or ".join(
+                dict.fromkeys(name for name in ("candidate", self.pool.identity, self.pool.column) if name)
+            )
+            raise DataError(
+                f"{file} has the columns {', '.join(header)}; expected {wanted} and at least one of the targets "
+                f"{', '.join(target.name for target in self.config.targets)}"
+            )
+        entries: list[tuple[int, Measurement]] = []
+        aside: list[Aside] = []
+        for row, cells in rows:
+            candidate = self.pool.find(cells)
+            if candidate is None:
+                shown = next((cells[name] for name in named if cells[name].strip()), "")
+                aside.append(Aside(row, f"unknown candidate {shown!r}; it is not in the pool"))
+                continue
+            try:
+                values = values_of(cells, self.pool.units)
+            except ValueError as error:
+                aside.append(Aside(row, f"{candidate}: {error}"))
+                continue
+            if all(value is None for value in values):
+                aside.append(Aside(row, f"{candidate} has no value"))
+                continue
+            entries.append((row, Measurement(candidate, values)))
+        return self._enter(entries, aside, file.name, digest)
+
+    @property
+    def measured(self) -> list[Measurement]:
+        """All that is known: the pool's own measurements, then what was told, in order."""
+        told = [Measurement(name, tuple(values)) for event in self._told() for name, values in event["results"]]
+        return [*self.pool.measured, *told]
+
+    @property
+    def aside(self) -> list[tuple[str, Aside]]:
+        """All rows kept aside, with the file they are in."""
+        told = [(event["source"], Aside(row, why)) for event in self._told() for row, why in event["aside"]]
+        return [("pool", each) for each in self.pool.aside] + told
+
+    @property
+    def search(self) -> Search:
+        """The surrogate's view, as of what is known now."""
+        if self._search is None:
+            self._search = Search(self.pool, self.config, self.path)
+        self._search.learn(self.measured)
+        return self._search
+
+    def close(self) -> None:
+        """Close the journal and let others in; closing twice does nothing."""
+        if not self._lock.is_locked:
+            return
+        try:
+            self.journal.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Campaign:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _measurements(
+        self, results: Mapping[str, float | Mapping[str, float]] | Iterable[Measurement]
+    ) -> list[Measurement]:
+        if not isinstance(results, Mapping):
+            return list(results)
+        names = [target.name for target in self.config.targets]
+        found = []
+        for candidate, value in results.items():
+            if not isinstance(value, Mapping):
+                if len(names) > 1:
+                    raise SettingError(f"{candidate} has one value; expected a mapping with {', '.join(names)}")
+                value = {names[0]: value}
+            unknown = [name for name in value if name not in names]
+            if unknown:
+                raise SettingError(f"{candidate} has a value of {unknown[0]!r}; the targets are {', '.join(names)}")
+            found.append(Measurement(candidate, tuple(value.get(name) for name in names)))
+        return found
+
+    def _enter(
+        self, entries: list[tuple[int, Measurement]], aside: list[Aside], source: str, digest: str | None
+    ) -> Told:
+        """Everything of one telling in one transaction: it is all on disk, or none of it."""
+        if digest and any(event["digest"] == digest for event in self._told()):
+            return Told(0, again=True)
+        aside, good = list(aside), []
+        for row, each in entries:
+            name = self.pool.find({"candidate": each.candidate})
+            if name is None:
+                aside.append(Aside(row, f"unknown candidate {each.candidate!r}; it is not in the pool"))
+            elif any(value is not None and not math.isfinite(value) for value in each.values):
+                aside.append(Aside(row, f"{name} has a value that is not finite"))
+            else:
+                good.append(Measurement(name, each.values))
+        known = {each.candidate for each in self.measured}
+        repeats = 0
+        for each in good:
+            repeats += each.candidate in known
+            known.add(each.candidate)
+        detail = {
+            "source": source, "digest": digest,
+            "results": [[each.candidate, list(each.values)] for each in good],
+            "aside": [[each.row, each.reason] for each in sorted(aside, key=lambda each: each.row)],
+        }  # fmt: skip
+        self.journal.event(len(known), "told", detail)
+        self.journal.commit()
+        return Told(len(good), repeats, sorted(aside, key=lambda each: each.row))
+
+    def _told(self) -> list[dict]:
+        return [json.loads(row["detail"]) for row in self.journal.events("told")]
+
+
+def _copy(pool: Path, to: Path) -> None:
+    """Plain text beside, then a rename: the run does not change when the pool's file does."""
+    import gzip
+
+    beside = to.with_name(f".{to.name}")
+    if pool.suffix == ".gz":
+        with gzip.open(pool, "rb") as packed, beside.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    else:
+        shutil.copyfile(pool, beside)
+    beside.rename(to)
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{path} is in use by another process; wait for it to end, or stop it") from error
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+    return lock

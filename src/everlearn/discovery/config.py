@@ -1,0 +1,84 @@
+"""What a campaign was asked to do: typed, checked, and kept in the run's ``campaign.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from everlearn.errors import RunError, SettingError
+
+Inputs = Literal["smiles", "composition", "columns"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Target(_Part):
+    """A measured column and which way it is wanted."""
+
+    name: str = Field(min_length=1)
+    minimise: bool = False
+
+
+class Limit(_Part):
+    """A column of the pool, or a target, that must stay on one side of a bound."""
+
+    column: str = Field(min_length=1)
+    sign: Literal["<=", ">="]
+    bound: float
+
+
+class CampaignConfig(_Part):
+    """All settings of a campaign.
+
+    Examples
+    --------
+    >>> config = CampaignConfig.of({"targets": [{"name": "gap", "minimise": True}], "inputs": "smiles"})
+    >>> config.batch, config.targets[0].minimise
+    (8, True)
+    """
+
+    targets: tuple[Target, ...] = Field(min_length=1)
+    inputs: Inputs | None = Field(None, description="by default what the pool's columns are named after")
+    column: str | None = Field(None, description="column of the SMILES or formulas")
+    identity: str | None = Field(None, description="column of the candidates' names")
+    ignore: tuple[str, ...] = Field((), description="columns that are not inputs, with inputs = columns")
+    limits: tuple[Limit, ...] = ()
+    cost: str | None = Field(None, description="column of what an experiment costs")
+    batch: int = Field(8, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> CampaignConfig:
+        """Check a dictionary of settings; raises `SettingError` that names the first bad one."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise SettingError(_one_line(error)) from error
+
+    @classmethod
+    def load(cls, file: Path) -> CampaignConfig:
+        """Read ``campaign.toml``."""
+        try:
+            return cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise RunError(f"{file.parent} is not a discovery run: it has no {file.name}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise RunError(f"cannot read {file}: {error}") from error
+        except ValidationError as error:
+            raise RunError(f"{file}: {_one_line(error)}") from error
+
+    def dump(self) -> str:
+        """The text of ``campaign.toml``."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"setting {where} is {first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}"

@@ -1,0 +1,248 @@
+"""The pool: a table of candidates, some of them measured. What cannot be used is named with its row and kept aside."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from everlearn.discovery import compositions, molecules, numbers
+from everlearn.discovery.columns import Column, read_columns
+from everlearn.discovery.config import CampaignConfig, Inputs
+from everlearn.errors import DataError, SettingError
+
+_SMILES = ("smiles", "canonical_smiles", "isomeric_smiles")
+_FORMULA = ("composition", "formula", "pretty_formula", "reduced_formula")
+_NAMES = ("id", "name", "candidate", "identifier")
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A row that was kept aside: its number in the file (the header is row 1), and why."""
+
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Values of a candidate's targets as one experiment found them; None where it did not look."""
+
+    candidate: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that could be made: a name, its input as written, and its row's cells."""
+
+    name: str
+    text: str
+    cells: dict[str, str]
+
+
+@dataclass
+class Pool:
+    """Candidates in the order of the file.
+
+    Attributes
+    ----------
+    inputs : {"smiles", "composition", "columns"}
+    column : str or None
+        Column of the SMILES or formulas.
+    identity : str or None
+        Column of the names; without one a candidate goes by its SMILES, its formula or ``row N``.
+    candidates : list of Candidate
+    measured : list of Measurement
+        What the table knew already.
+    units : dict
+        Unit of each target, '' for none.
+    aside : list of Aside
+    columns : list of Column
+        How the input columns are read, where the inputs are columns.
+    same : dict
+        Name of the candidate that a name, or an input however it is written, stands for.
+    """
+
+    inputs: Inputs
+    column: str | None
+    identity: str | None
+    candidates: list[Candidate] = field(default_factory=list)
+    measured: list[Measurement] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    aside: list[Aside] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)
+
+    def find(self, cells: dict[str, str]) -> str | None:
+        """Name of the candidate that a row of results speaks of, None where there is none."""
+        for column in (self.identity, "candidate", self.column):
+            text = cells.get(column or "", "").strip()
+            if not text:
+                continue
+            if text in self.same:
+                return self.same[text]
+            try:
+                found = self.same.get(_key(self.inputs, text))
+            except ValueError:
+                found = None
+            if found is not None:
+                return found
+        return None
+
+
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns and rows of a CSV (also ``.gz``); each row with its line's number.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or has no header or a column twice.
+    """
+    try:
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: there is no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text; save the table as CSV UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not any(header):
+            raise DataError(f"{file} is empty; expected a header line and one candidate a row")
+        twice = {name for name in header if name and header.count(name) > 1}
+        if twice:
+            raise DataError(f"{file} has the column {min(twice)!r} twice; rename one")
+        rows = []
+        for number, cells in enumerate(reader, start=2):
+            if any(cell.strip() for cell in cells):
+                rows.append((number, dict(zip(header, cells + [""] * (len(header) - len(cells))))))
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: {error}") from error
+    return header, rows
+
+
+def open_pool(file: Path, config: CampaignConfig) -> Pool:
+    """Read a pool.
+
+    Raises
+    ------
+    DataError
+        If no row can be used.
+    SettingError
+        If a column that was named is not there.
+    """
+    header, rows = read_table(file)
+    targets = [target.name for target in config.targets]
+    for name in (
+        *targets,
+        config.column,
+        config.identity,
+        config.cost,
+        *config.ignore,
+        *(x.column for x in config.limits),
+    ):
+        if name is not None and name not in header:
+            raise SettingError(f"{file} has no column {name!r}; it has {', '.join(header)}")
+    inputs, column = _inputs(header, config, file)
+    identity = config.identity or next(
+        (name for name in header if name.lower() in _NAMES and name not in targets), None
+    )
+    pool = Pool(inputs, column, identity)
+    pool.units = {name: numbers.common_unit(cells[name] for _, cells in rows) for name in targets}
+    if inputs == "columns":
+        pool.columns = read_columns(_described(header, pool, config), [cells for _, cells in rows])
+    first: dict[str, tuple[int, Candidate]] = {}
+    for row, cells in rows:
+        _enter(pool, first, row, cells)
+    if not pool.candidates:
+        why = f": {pool.aside[0]}" if pool.aside else "; expected one candidate a row below the header"
+        raise DataError(f"{file} holds no candidate that can be used{why}")
+    return pool
+
+
+def values_of(cells: dict[str, str], units: dict[str, str]) -> tuple[float | None, ...]:
+    """The targets' values in a row, or a `ValueError` that names the column and what is wrong."""
+    values: list[float | None] = []
+    for name, unit in units.items():
+        text = cells.get(name, "")
+        try:
+            values.append(None if numbers.missing(text) else numbers.number(text, unit))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return tuple(values)
+
+
+def _enter(pool: Pool, first: dict[str, tuple[int, Candidate]], row: int, cells: dict[str, str]) -> None:
+    try:
+        text = cells[pool.column].strip() if pool.column else _joined(cells, pool.columns)
+        if not text.strip(" ;"):
+            raise ValueError(f"{pool.column or 'every input column'} is empty")
+        key = _key(pool.inputs, text)
+        values = values_of(cells, pool.units)
+        for column in pool.columns:
+            if column.numeric:
+                column.number(cells)
+    except ValueError as error:
+        pool.aside.append(Aside(row, str(error)))
+        return
+    known = any(value is not None for value in values)
+    if key in first:
+        earlier, candidate = first[key]
+        if known:
+            pool.measured.append(Measurement(candidate.name, values))
+        kept = "its value counts as a repeat" if known else "kept aside"
+        pool.aside.append(Aside(row, f"the same candidate as row {earlier}; {kept}"))
+        return
+    name = cells[pool.identity].strip() if pool.identity else ""
+    if name in pool.same:
+        pool.aside.append(Aside(row, f"the name {name!r} is another candidate's already"))
+        return
+    candidate = Candidate(name or (text if pool.column else f"row {row}"), text, cells)
+    first[key] = (row, candidate)
+    pool.candidates.append(candidate)
+    pool.same |= {candidate.name: candidate.name, key: candidate.name}
+    if known:
+        pool.measured.append(Measurement(candidate.name, values))
+
+
+def _inputs(header: list[str], config: CampaignConfig, file: Path) -> tuple[Inputs, str | None]:
+    smiles = next((name for name in header if name.lower() in _SMILES), None)
+    formula = next((name for name in header if name.lower() in _FORMULA), None)
+    inputs: Inputs = config.inputs or ("smiles" if smiles else "composition" if formula else "columns")
+    if inputs == "columns":
+        return inputs, None
+    column = config.column or (smiles if inputs == "smiles" else formula)
+    if column is None:
+        raise SettingError(f"{file} has no column named {inputs}; name it with --column; it has {', '.join(header)}")
+    return inputs, column
+
+
+def _key(inputs: Inputs, text: str) -> str:
+    """What is equal for the same candidate however it was written."""
+    if inputs == "smiles":
+        return molecules.canonical(text)
+    return compositions.canonical(text) if inputs == "composition" else text
+
+
+def _joined(cells: dict[str, str], columns: Sequence[Column]) -> str:
+    return ";".join(cells[column.name].strip() for column in columns)
+
+
+def _described(header: Sequence[str], pool: Pool, config: CampaignConfig) -> list[str]:
+    left_out = {target.name for target in config.targets} | {pool.identity, config.cost, *config.ignore}
+    return [name for name in header if name and name not in left_out]
+
+
+def _delimiter(text: str) -> str:
+    head = text.split("\n", 1)[0]
+    return max(",;\t", key=head.count)

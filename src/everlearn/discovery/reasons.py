@@ -1,0 +1,225 @@
+"""Why a candidate is proposed: the parts its expected value rests on, the measured ones for and against, and the check.
+
+Parts are found by masking, in SISE's manner (Sattarzadeh et al. 2021): what the surrogate loses when a part is masked
+is the part's score; scores of small and of large masks are summed over what they cover, and fused from fine to coarse.
+Measured candidates are valued by KNN-Shapley for regression, near and far as the surrogate's kernel has it. Both are
+checked: taking out what is named must change the expected value more than taking out as much at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from everlearn.discovery.features import Array, Rows
+from everlearn.discovery.masks import Mask, Masker, MoleculeMasker, Part, masker_of
+from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.surrogate import Surrogate
+from everlearn.discovery.words import words
+from everlearn.explainers.otsu import otsu_threshold
+from everlearn.metrics.verdict import verdict
+from everlearn.valuation.knn_shapley_regression import knn_shapley_regression
+
+_RANDOM = 8  # random masks, and random sets of measured candidates, to compare with
+_NEIGHBOURS = 3  # of the valuation
+_NAMED = 3  # measured candidates named for, and against
+_NEAREST = 300  # measured candidates that are valued
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A part and what the expectation loses without it, in normal scores; positive: it makes the candidate better."""
+
+    part: Part
+    effect: float
+    value: float  # the expected value without it, in the target's unit
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measured candidate and its Shapley value for this expectation."""
+
+    name: str
+    text: str
+    value: float
+    shapley: float
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """What taking out the named ones changes, beside as much at random, and what that allows to be said."""
+
+    named: float
+    random: tuple[float, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why one candidate is proposed.
+
+    Attributes
+    ----------
+    effects : list of Effect
+        Parts, the most helpful first.
+    cases_for, cases_against : list of Case
+    parts_check, cases_check : Check or None
+        None where there is nothing to take out.
+    weights : list of float
+        Of each atom, −1 to 1; empty for other candidates.
+    words : str
+    """
+
+    effects: list[Effect] = field(default_factory=list)
+    cases_for: list[Case] = field(default_factory=list)
+    cases_against: list[Case] = field(default_factory=list)
+    parts_check: Check | None = None
+    cases_check: Check | None = None
+    weights: list[float] = field(default_factory=list)
+    words: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "words": self.words,
+            "parts": [{"name": e.part.name, "without": e.value, "effect": e.effect} for e in self.effects],
+            "for": [{"candidate": c.name, "value": c.value, "shapley": c.shapley} for c in self.cases_for],
+            "against": [{"candidate": c.name, "value": c.value, "shapley": c.shapley} for c in self.cases_against],
+            "parts_verdict": self.parts_check.verdict if self.parts_check else None,
+            "cases_verdict": self.cases_check.verdict if self.cases_check else None,
+        }
+
+
+def explain(search: Search, proposals: Sequence[Proposal], k: int = 0) -> list[Reason]:
+    """Reasons for each proposal, for target k; deterministic in the campaign's seed."""
+    if not search.learnable(k):
+        return [
+            Reason(words="nothing is learned yet: chosen to be unlike what is measured, and unlike each other")
+            for _ in proposals
+        ]
+    masker = masker_of(search.featuriser, search.pool.candidates, search.config.seed)
+    reasons = []
+    for each in proposals:
+        rng = np.random.default_rng([search.config.seed, each.row])
+        effects = _effects(search, masker, each, k)
+        cases_for, cases_against, cases_check = _cases(search, each, k, rng)
+        reason = Reason(
+            effects, cases_for, cases_against, _parts_check(search, masker, each, effects, k, rng), cases_check,
+            _weights(search, masker, each, effects, k) if isinstance(masker, MoleculeMasker) else [],
+        )  # fmt: skip
+        reasons.append(replace(reason, words=words(search, each, reason, k)))
+    return reasons
+
+
+def _without(search: Search, masker: Masker, proposal: Proposal, masks: Sequence[Mask], k: int) -> Array:
+    """Expected z of the candidate without each mask."""
+    if not masks:
+        return np.zeros(0)
+    features = masker.features(search.pool.candidates[proposal.row], masks)
+    z, _ = search.surrogate(k).predict(np.arange(len(features)), features)
+    return z.reshape(len(masks), masker.draws).mean(1)
+
+
+def _expected(search: Search, proposal: Proposal, k: int) -> float:
+    return float(search.surrogate(k).predict([proposal.row])[0][0])
+
+
+def _effects(search: Search, masker: Masker, proposal: Proposal, k: int) -> list[Effect]:
+    parts = masker.parts(search.pool.candidates[proposal.row])
+    if not parts:
+        return []
+    z = _without(search, masker, proposal, [part.mask for part in parts], k)
+    whole = _expected(search, proposal, k)
+    values = search.value(k, z)
+    found = [Effect(part, whole - float(zi), float(v)) for part, zi, v in zip(parts, z, values)]
+    return sorted(found, key=lambda each: -each.effect)
+
+
+def _parts_check(
+    search: Search, masker: Masker, proposal: Proposal, effects: list[Effect], k: int, rng: np.random.Generator
+) -> Check | None:
+    if len(effects) < 2:
+        return None
+    named = effects[0]
+    drawn = masker.random(search.pool.candidates[proposal.row], named.part.mask, _RANDOM, rng)
+    masks = list(dict.fromkeys(tuple(sorted(mask)) for mask in drawn))  # the same mask twice is no second witness
+    if len(masks) < 2:
+        return None
+    whole = _expected(search, proposal, k)
+    changes = [float(abs(whole - z)) for z in _without(search, masker, proposal, masks, k)]
+    return Check(abs(named.effect), tuple(changes), verdict(abs(named.effect), changes))
+
+
+def _weights(search: Search, masker: MoleculeMasker, proposal: Proposal, effects: list[Effect], k: int) -> list[float]:
+    """Atoms' weights: V of each scale is Σ score · mask / |mask|, fused as E ← (E + V) · B(V) from fine to coarse."""
+    candidate = search.pool.candidates[proposal.row]
+    fine = masker.environments(candidate)
+    whole = _expected(search, proposal, k)
+    scores = whole - _without(search, masker, proposal, fine, k)
+    scales = [(fine, scores), ([e.part.mask for e in effects], np.array([e.effect for e in effects]))]
+    weights = np.zeros(len(fine))
+    for step, (masks, psi) in enumerate(scales):
+        V = np.zeros(len(fine))
+        for mask, score in zip(masks, psi):
+            V[list(mask)] += score / len(mask)
+        V = V / max(np.abs(V).max(initial=0.0), 1e-12)
+        kept = np.abs(V) > float(otsu_threshold(torch.as_tensor(np.abs(V)))) if step else np.ones(len(V), dtype=bool)
+        weights = (weights + V) * kept
+    return [float(w) for w in weights / max(np.abs(weights).max(initial=0.0), 1e-12)]
+
+
+def _cases(
+    search: Search, proposal: Proposal, k: int, rng: np.random.Generator
+) -> tuple[list[Case], list[Case], Check | None]:
+    rows, means, _ = search.values(k)
+    surrogate, z = search.surrogate(k), search.z(k)
+    near = surrogate.similarity([proposal.row], rows)[0]
+    kept = np.argsort(-near, kind="stable")[:_NEAREST]
+    values = _shapley(surrogate, proposal.row, np.asarray(rows)[kept], z[kept], _expected(search, proposal, k))
+    order = np.argsort(-values, kind="stable")
+
+    def case(i: int) -> Case:
+        row = rows[int(kept[i])]
+        candidate = search.pool.candidates[row]
+        return Case(candidate.name, candidate.text, float(means[kept[i]]), float(values[i]), float(near[kept[i]]))
+
+    best = [int(i) for i in order[:_NAMED] if values[i] > 0]
+    worst = [int(i) for i in order[::-1][:_NAMED] if values[i] < 0]
+    named = [int(kept[i]) for i in best]
+    return [case(i) for i in best], [case(i) for i in worst], _cases_check(search, proposal, named, k, rng)
+
+
+def _shapley(surrogate: Surrogate, row: int, rows: Array, z: Array, wanted: float) -> Array:
+    """Values by distances of the kernel: rows of its Cholesky factor are features with just these distances."""
+    both = np.append(rows, row)
+    K = torch.as_tensor(surrogate.similarity(both, both)) + 1e-6 * torch.eye(len(both), dtype=torch.float64)
+    features = torch.linalg.cholesky(K)
+    y, mean = torch.as_tensor(z), float(np.mean(z))
+    return knn_shapley_regression(
+        features[-1:], torch.tensor([wanted - mean], dtype=torch.float64), features[:-1], y - mean, _NEIGHBOURS
+    )[0].numpy()
+
+
+def _cases_check(
+    search: Search, proposal: Proposal, named: list[int], k: int, rng: np.random.Generator
+) -> Check | None:
+    rows, _, times = search.values(k)
+    z = search.z(k)
+    if not named or len(rows) < 2 * len(named) + 2:
+        return None
+
+    def change(left_out: Sequence[int] | Rows) -> float:
+        keep = np.setdiff1d(np.arange(len(rows)), left_out)
+        other = Surrogate(search.features, search.surrogate(k).settings)
+        other.fit(np.asarray(rows)[keep], z[keep], times[keep], refit=False)
+        return abs(float(other.predict([proposal.row])[0][0]) - whole)
+
+    whole = _expected(search, proposal, k)
+    random = [change(rng.choice(len(rows), len(named), replace=False)) for _ in range(_RANDOM)]
+    found = change(named)
+    return Check(found, tuple(random), verdict(found, random))

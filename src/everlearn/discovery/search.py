@@ -1,0 +1,329 @@
+"""The search: from what is known to what to measure next, with expected value and uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm  # type: ignore[import-untyped]
+
+from everlearn.discovery.acquisition import believer_batch, normal_scores, spread_batch
+from everlearn.discovery.columns import ColumnFeaturiser
+from everlearn.discovery.compositions import CompositionFeaturiser
+from everlearn.discovery.config import CampaignConfig, Limit
+from everlearn.discovery.features import Array, Features, Rows
+from everlearn.discovery.molecules import MoleculeFeaturiser
+from everlearn.discovery.numbers import common_unit, missing, number
+from everlearn.discovery.pool import Measurement, Pool
+from everlearn.discovery.surrogate import Surrogate
+
+Featuriser = MoleculeFeaturiser | CompositionFeaturiser | ColumnFeaturiser
+_FIT = 256  # measured rows that the surrogate's parameters are fitted on; all are learned from
+_FEWEST = 3  # distinct candidates with distinct values, below which nothing can be learned
+_INTERVAL = float(norm.ppf(0.9))  # an 80 % interval
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of a candidate for one target: median and 80 % interval, in the target's own unit."""
+
+    value: float
+    low: float
+    high: float
+    z: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to measure next.
+
+    Attributes
+    ----------
+    candidate, text : str
+        Its name, and its SMILES, formula or values.
+    row : int
+        Its place in the pool.
+    outlook : dict
+        What is expected, by target; empty while nothing can be learned yet.
+    chance : float or None
+        Probability that it beats the best measured one (of the first target).
+    why : str
+        ``"spread"`` while nothing is learned, ``"improve"`` after.
+    """
+
+    candidate: str
+    text: str
+    row: int
+    outlook: dict[str, Outlook]
+    chance: float | None
+    why: str
+
+
+class Search:
+    """Candidates as features, and what the measured ones say of the others.
+
+    Parameters
+    ----------
+    pool : Pool
+    config : CampaignConfig
+    folder : Path, optional
+        Where what RDKit computed of a pool of molecules is kept between calls.
+    """
+
+    def __init__(self, pool: Pool, config: CampaignConfig, folder: Path | None = None) -> None:
+        self.pool = pool
+        self.config = config
+        self.featuriser = featuriser_of(pool, folder)
+        self.features: Features = self.featuriser.pool
+        self.row = {candidate.name: i for i, candidate in enumerate(pool.candidates)}
+        self.signs = np.array([-1.0 if target.minimise else 1.0 for target in config.targets])
+        self._surrogates: dict[int, Surrogate] = {}
+        self._learned: str | None = None
+
+    def learn(self, measured: Sequence[Measurement]) -> None:
+        """Average repeats and fit a surrogate for each target; the order of the measurements changes nothing."""
+        digest = repr(sorted((each.candidate, repr(each.values)) for each in measured))
+        if digest == self._learned:
+            return
+        self._learned = digest
+        values: dict[int, list[list[float]]] = {}
+        for each in measured:
+            per_target = values.setdefault(self.row[each.candidate], [[] for _ in self.config.targets])
+            for kept, value in zip(per_target, each.values):
+                if value is not None:
+                    kept.append(value)
+        self.tried = sorted(values)
+        self.known = [
+            {row: sorted(values[row][k]) for row in self.tried if values[row][k]}
+            for k in range(len(self.config.targets))
+        ]
+        self._surrogates = {k: self._fitted(k) for k in range(len(self.config.targets)) if self.learnable(k)}
+
+    def learnable(self, k: int = 0) -> bool:
+        """Whether there are enough distinct values of target k to learn from."""
+        means = {float(np.mean(values)) for values in self.known[k].values()}
+        return len(self.known[k]) >= _FEWEST and len(means) > 1
+
+    def values(self, k: int = 0) -> tuple[list[int], Array, Array]:
+        """Measured rows of target k, their mean values and how often each was measured."""
+        rows = sorted(self.known[k])
+        means = np.array([float(np.mean(self.known[k][row])) for row in rows])
+        return rows, means, np.array([float(len(self.known[k][row])) for row in rows])
+
+    def surrogate(self, k: int = 0) -> Surrogate:
+        """The fitted surrogate of target k; larger z is better."""
+        return self._surrogates[k]
+
+    def open_rows(self) -> Rows:
+        """Pool rows that are not tried and keep the limits on the pool's columns."""
+        free = np.ones(len(self.features), dtype=bool)
+        free[self.tried] = False
+        targets = {target.name for target in self.config.targets}
+        for limit in self.config.limits:
+            if limit.column not in targets:
+                free &= _keeps(self._column(limit.column), limit)
+        return np.flatnonzero(free)
+
+    def propose(self, n: int) -> list[Proposal]:
+        """The next n candidates; fewer where no more are open."""
+        rows = self.open_rows()
+        if len(rows) == 0:
+            return []
+        if not self._surrogates:
+            chosen = spread_batch(Surrogate(self.features), rows, self.tried, n, self.config.seed)
+            return [self._proposal(row, {}, None, "spread") for row in chosen]
+        chosen = self._pareto(rows, n) if len(self._surrogates) > 1 else self._best(rows, n)
+        outlooks = self.outlook(chosen)
+        return [
+            self._proposal(
+                row, {name: each[i] for name, each in outlooks.items()}, self._chance(outlooks, i), "improve"
+            )
+            for i, row in enumerate(chosen)
+        ]
+
+    def outlook(self, rows: Sequence[int], features: Features | None = None) -> dict[str, list[Outlook]]:
+        """What is expected of pool rows, or of rows of other features, by target."""
+        found = {}
+        for k, surrogate in self._surrogates.items():
+            z, deviation = surrogate.predict(np.asarray(rows), features)
+            found[self.config.targets[k].name] = self.in_units(k, z, deviation)
+        return found
+
+    def in_units(self, k: int, z: Array, deviation: Array) -> list[Outlook]:
+        """Medians and intervals, calibrated on the measured candidates, in the target's unit."""
+        width = _INTERVAL * self.calibration(k)["stretch"] * np.sqrt(deviation**2 + self._surrogates[k].noise)
+        middle, low, high = (self.signs[k] * self._value(k, z + side * width) for side in (0, -1, 1))
+        return [
+            Outlook(float(m), float(min(a, b)), float(max(a, b)), float(zi), float(d))
+            for m, a, b, zi, d in zip(middle, low, high, z, deviation)
+        ]
+
+    def value(self, k: int, z: Array) -> Array:
+        """Normal scores as values, in the target's unit."""
+        return np.asarray(self.signs[k] * self._value(k, z))
+
+    def notes(self) -> list[str]:
+        """What a person should know before trusting the batch."""
+        found = []
+        for k, target in enumerate(self.config.targets):
+            values = {float(np.mean(each)) for each in self.known[k].values()}
+            if len(values) == 1 and len(self.known[k]) > 1:
+                found.append(
+                    f"{target.name} has one value, {values.pop():g}, in all {len(self.known[k])} measured candidates: "
+                    "nothing can be learned of it yet, so candidates unlike them are proposed"
+                )
+            elif k not in self._surrogates:
+                found.append(
+                    f"{target.name} is measured for {len(self.known[k])} candidates, too few to learn from (at least "
+                    f"{_FEWEST} with different values): candidates unlike each other are proposed"
+                )
+        return found
+
+    def calibration(self, k: int = 0) -> dict[str, float]:
+        """How each measured candidate is foreseen from all others: the share of values within the 80 % interval, the
+        stretch that makes it 80 %, and the rank correlation of expected and measured."""
+        mean, deviation = self._surrogates[k].leave_one_out()
+        z = self.z(k)
+        off = np.abs(z - mean) / deviation
+        stretch = float(np.clip(np.quantile(off, 0.8) / _INTERVAL, 0.5, 3.0)) if len(z) >= 10 else 1.0
+        spread = np.std(mean) * np.std(z)
+        return {
+            "measured": float(len(z)),
+            "within": float((off <= _INTERVAL).mean()),
+            "stretch": stretch,
+            "correlation": float(np.mean((mean - mean.mean()) * (z - z.mean())) / spread) if spread > 0 else 0.0,
+        }
+
+    def _fitted(self, k: int) -> Surrogate:
+        rows, means, times = self.values(k)
+        z = normal_scores(self.signs[k] * means)
+        surrogate = Surrogate(self.features)
+        part = _part(z)
+        surrogate.fit(np.asarray(rows)[part], z[part], times[part])
+        if len(part) < len(rows):
+            surrogate.fit(rows, z, times, refit=False)
+        return surrogate
+
+    def z(self, k: int = 0) -> Array:
+        """Normal scores of the measured values of target k; larger is better."""
+        return normal_scores(self.signs[k] * self.values(k)[1])
+
+    def _best(self, rows: Rows, n: int) -> list[int]:
+        k = next(iter(self._surrogates))
+        return believer_batch(self._surrogates[k], rows, self._bonus(rows), _level(self.z(k)), n)
+
+    def _pareto(self, rows: Rows, n: int) -> list[int]:
+        """ParEGO (Knowles 2006): each place of the batch weighs the targets anew, seeded by what is known."""
+        full = [row for row in self.tried if all(row in known for known in self.known)]
+        z = np.array([[self.z(k)[self.values(k)[0].index(row)] for k in self._surrogates] for row in full])
+        if len(full) < _FEWEST:
+            return self._best(rows, n)
+        rng = np.random.default_rng([self.config.seed, len(self.tried)])
+        bonus = self._bonus(rows)
+        chosen: list[int] = []
+        surrogate = Surrogate(self.features)
+        for step in range(min(n, len(rows))):
+            weights = rng.dirichlet(np.ones(z.shape[1]))
+            worth = normal_scores((weights * (z - z.max(0))).min(1) + 0.05 * (weights * z).sum(1))
+            part = _part(worth)
+            if step == 0:
+                surrogate.fit(np.asarray(full)[part], worth[part])
+            surrogate.fit(full, worth, refit=False)
+            free = ~np.isin(rows, chosen)
+            chosen += believer_batch(surrogate, rows[free], bonus[free], _level(worth), 1)
+        return chosen
+
+    def front(self) -> list[int]:
+        """Measured rows that no other measured row beats in every target."""
+        full = [row for row in self.tried if all(row in known for known in self.known)]
+        table = np.array([[np.mean(known[row]) for known in self.known] for row in full]).reshape(len(full), -1)
+        table = table * self.signs[: table.shape[1]]
+        beaten = [bool(((table >= each).all(1) & (table > each).any(1)).any()) for each in table]
+        return [row for row, lost in zip(full, beaten) if not lost]
+
+    def _bonus(self, rows: Rows) -> Array:
+        """Log probability that limits on targets are kept, minus log cost."""
+        bonus = np.zeros(len(rows))
+        names = [target.name for target in self.config.targets]
+        for limit in self.config.limits:
+            if limit.column in names and names.index(limit.column) in self._surrogates:
+                k = names.index(limit.column)
+                z, deviation = self._surrogates[k].predict(rows)
+                edge = self._edge(k, limit.bound)
+                upward = (limit.sign == ">=") == (self.signs[k] > 0)
+                side = (z - edge) / np.sqrt(deviation**2 + self._surrogates[k].noise)
+                bonus += norm.logcdf(side if upward else -side)
+        if self.config.cost:
+            cost = self._column(self.config.cost)[rows]
+            bonus -= np.log(np.where(cost > 0, cost, np.nanmedian(cost[cost > 0]) if (cost > 0).any() else 1.0))
+        return bonus
+
+    def _value(self, k: int, z: Array) -> Array:
+        """From normal scores back to (signed) values; beyond the measured ones, straight on."""
+        known_z, index = np.unique(self.z(k), return_index=True)
+        known = (self.signs[k] * self.values(k)[1])[index]
+        inside = np.interp(z, known_z, known)
+        quarter = max(1, len(known) // 4)
+        up = (known[-1] - known[-1 - quarter]) / (known_z[-1] - known_z[-1 - quarter])
+        down = (known[quarter] - known[0]) / (known_z[quarter] - known_z[0])
+        return inside + up * np.maximum(z - known_z[-1], 0) + down * np.minimum(z - known_z[0], 0)
+
+    def _edge(self, k: int, bound: float) -> float:
+        """The normal score of a bound."""
+        values = self.signs[k] * self.values(k)[1]
+        order = np.argsort(values)
+        return float(np.interp(self.signs[k] * bound, values[order], self.z(k)[order], left=-3.0, right=3.0))
+
+    def _chance(self, outlooks: dict[str, list[Outlook]], i: int) -> float | None:
+        if len(self.config.targets) > 1:
+            return None
+        each = outlooks[self.config.targets[0].name][i]
+        return float(norm.sf((float(self.z(0).max()) - each.z) / max(each.deviation, 1e-9)))
+
+    def _column(self, name: str) -> Array:
+        texts = [candidate.cells.get(name, "") for candidate in self.pool.candidates]
+        unit = common_unit(texts)
+        return np.array([_number(text, unit) for text in texts])
+
+    def _proposal(self, row: int, outlook: dict[str, Outlook], chance: float | None, why: str) -> Proposal:
+        candidate = self.pool.candidates[row]
+        return Proposal(candidate.name, candidate.text, int(row), outlook, chance, why)
+
+
+def featuriser_of(pool: Pool, folder: Path | None) -> Featuriser:
+    """What turns this pool's candidates into features."""
+    if pool.inputs == "columns":
+        return ColumnFeaturiser(pool.columns, [candidate.cells for candidate in pool.candidates])
+    texts = [candidate.text for candidate in pool.candidates]
+    if pool.inputs == "composition":
+        return CompositionFeaturiser(texts)
+    return MoleculeFeaturiser(texts, None if folder is None else folder / "features.npz")
+
+
+def _part(z: Array) -> Rows:
+    """The best half and an even spread of the rest, where there are too many to fit parameters on."""
+    if len(z) <= _FIT:
+        return np.arange(len(z))
+    order = np.argsort(-z, kind="stable")
+    rest = order[_FIT // 2 :]
+    return np.concatenate([order[: _FIT // 2], rest[np.linspace(0, len(rest) - 1, _FIT // 2).round().astype(int)]])
+
+
+def _level(z: Array) -> float:
+    """What to improve on: many good candidates are wanted, not the single best, so the border of the best tenth."""
+    return float(np.quantile(z, 0.9))
+
+
+def _keeps(values: Array, limit: Limit) -> NDArray[np.bool_]:
+    return values <= limit.bound if limit.sign == "<=" else values >= limit.bound
+
+
+def _number(text: str, unit: str) -> float:
+    try:
+        return float("nan") if missing(text) else number(text, unit)
+    except ValueError:
+        return float("nan")

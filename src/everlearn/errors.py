@@ -1,0 +1,21 @@
+"""What can go wrong, in one family: a message says what was found, what was expected and what to do."""
+
+
+class EverlearnError(Exception):
+    """Base of all errors that Everlearn raises on purpose. The command line prints it in one line and exits with 2."""
+
+
+class DataError(EverlearnError):
+    """A source of samples cannot be read or makes no sense."""
+
+
+class SettingError(EverlearnError):
+    """A setting, an option or an argument is out of range or does not fit the others."""
+
+
+class RunError(EverlearnError):
+    """A run's directory is missing, damaged, in use, or cannot be written."""
+
+
+class ModelError(EverlearnError):
+    """A model cannot be built, loaded, or does not fit the data or the method."""

@@ -1,0 +1,112 @@
+"""GSS-greedy: gradient-based sample selection.
+
+Aljundi, Lin, Goujaud, Bengio 2019, *Gradient based sample selection for online continual learning* (NeurIPS 2019, arXiv
+1903.08671), Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from everlearn.data.samples import Batch
+from everlearn.errors import SettingError
+from everlearn.learners.er import ER
+from everlearn.learners.learner import StepReport
+from everlearn.models import Model
+
+
+class GSS(ER):
+    """Experience replay with a memory whose samples' gradients point in many directions.
+
+    A sample's score is c = 1 + the largest cosine between its gradient and those of a few samples drawn from memory. In
+    a full memory a sample with c < 1 challenges a slot i, drawn with probability C_i / Σ C, and takes it with
+    probability C_i / (C_i + c). The challenges of one batch are held at once; of two that win one slot the later stays.
+
+    Parameters
+    ----------
+    model, optimizer, **settings
+        As for `Learner`.
+    strength : int
+        Samples drawn from memory to compare with. Gradients of ``strength + batch`` samples are held at once, in
+        evaluation mode, each as large as the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        strength: int = 10,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, optimizer, **settings)
+        if strength < 1:
+            raise SettingError(f"strength is {strength}; expected 1 or more samples to compare with")
+        self.strength = strength
+        self.score = torch.zeros(self.memory.capacity, device=self.device)
+
+    def observe(self, batch: Batch) -> StepReport:
+        """Take in one batch."""
+        x, y = self.receive(batch)
+        for _ in range(self.options.iterations):
+            loss = self.replay_step(x, y)
+        self._select(batch, x, y)
+        return self.finish(batch, loss)
+
+    def _select(self, batch: Batch, x: Tensor, y: Tensor) -> None:
+        memory = self.memory
+        c = self._scores(x, y)
+        room = min(memory.capacity - memory.size, len(y))
+        memory.offered += len(y)
+        if room:
+            self.score[memory.size : memory.size + room] = c[:room]
+            memory.append(x[:room], y[:room], batch.ids[:room], self.step)
+        if room == len(y):
+            return
+        u, r = torch.rand(2, len(y) - room, generator=self.generator).to(self.device, non_blocking=True)
+        c = c[room:]
+        total = self.score.clamp(min=1e-6).cumsum(0)
+        i = torch.searchsorted(total, u * total[-1]).clamp(max=memory.capacity - 1)
+        wins = (c < 1) & (r < self.score[i] / (self.score[i] + c))
+        later = torch.triu((i[:, None] == i) & wins, 1).any(1)  # a later winner of the same slot
+        kept = wins & ~later
+        ids = batch.ids[room:]
+        memory.write(i, x[room:], y[room:], ids, self.step, classes=len(self.classes.codes), keep=kept)
+        self.score = torch.cat([self.score, self.score.new_zeros(1)])  # the last one takes what was not kept
+        self.score[torch.where(kept, i, memory.capacity)] = c
+        self.score = self.score[:-1].contiguous()
+
+    def _scores(self, x: Tensor, y: Tensor) -> Tensor:
+        """``[n]``: 1 + the largest cosine to a few remembered samples' gradients; 1 while memory is empty."""
+        if not self.memory.size:
+            return torch.ones(len(y), device=self.device)
+        m = self.recall(self.memory.draw(self.strength, self.generator))
+        G = self.sample_gradients(torch.cat([m.inputs, x]), torch.cat([m.targets, y]))
+        G_m, g = F.normalize(G, dim=1).split([len(m), len(y)])
+        return 1 + (g @ G_m.T).amax(1)
+
+    def sample_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """``[n, parameters]``: the gradient of every sample's own loss, in evaluation mode."""
+        trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+        def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(self.model, weights, (x[None],)).float(), y[None])
+
+        was_training = self.model.training
+        self.model.eval()
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(trained, self._to_layout(inputs), targets)
+        self.model.train(was_training)
+        return torch.cat([g.flatten(1) for g in gradients.values()], 1)
+
+    def rule_state(self) -> dict[str, Tensor]:
+        """The scores of the remembered samples."""
+        return {"score": self.score.clone()}
+
+    def load_rule_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `rule_state` gave."""
+        self.score = state["score"].to(self.device)

@@ -1,0 +1,91 @@
+"""iCaRL: incremental classifier and representation learning.
+
+Rebuffi, Kolesnikov, Sperl, Lampert 2017, *iCaRL: Incremental Classifier and Representation Learning* (CVPR 2017, arXiv
+1611.07725).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everlearn.data.samples import Batch
+from everlearn.errors import SettingError
+from everlearn.learners.frozen_copy import frozen_copy, restored_copy
+from everlearn.learners.learner import Learner, StepReport
+from everlearn.memory import ClassBalanced
+from everlearn.models import Model
+
+
+class ICaRL(Learner):
+    """Binary cross-entropy to labels for new classes and to the past model's outputs for old ones; class means predict.
+
+    Needs task borders. The paper picks exemplars by herding over all samples of a class, which one pass does not allow:
+    here they are a uniform sample of equally many for each class (`ClassBalanced`).
+
+    Parameters
+    ----------
+    model, optimizer, **settings
+        As for `Learner`.
+    classifier : {"ncm"}
+        The only one that fits.
+    """
+
+    needs_tasks = True
+    takes = frozenset({"iterations", "augment"})
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        classifier: str = "ncm",
+        **settings: Any,
+    ) -> None:
+        if classifier != "ncm":
+            raise SettingError(f"classifier is {classifier!r}; iCaRL predicts by class means: set classifier to 'ncm'")
+        super().__init__(model, optimizer, classifier=classifier, **settings)
+        self.exemplars = ClassBalanced()
+        self.past: Model | None = None
+        self._past_of: int | None = None  # the task that `past` was copied for
+
+    def observe(self, batch: Batch) -> StepReport:
+        """Take in one batch."""
+        x, y = self.receive(batch)
+        if self.task != self._past_of:
+            self.past, self._past_of = frozen_copy(self.model) if self.old else None, self.task
+        for _ in range(self.options.iterations):
+            loss = self._binary_step(x, y)
+        classes = len(self.classes.codes)
+        self.exemplars(self.memory, x, y, batch.ids, self.step, self.generator, classes=classes)
+        return self.finish(batch, loss)
+
+    def _binary_step(self, x: Tensor, y: Tensor) -> Tensor:
+        inputs, targets = x, y
+        if self.memory.size:
+            m = self.recall(self.memory.draw(self.replay, self.generator))
+            inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
+        seen = self.augmented(inputs)
+        logits = self.model.head(self.embed(seen))
+        q = F.one_hot(targets, logits.shape[1]).float()
+        if self.past is not None:
+            with torch.no_grad(), self._autocast():
+                f = self.past.features(self._to_layout(seen))
+            q[:, : self.old] = self.past.head(f.float())[:, : self.old].sigmoid()
+        loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none").sum(1).mean()
+        return self.descend(loss)
+
+    def rule_state(self) -> dict[str, Tensor]:
+        """The model as the task found it, and the policy's counts."""
+        past = {} if self.past is None else {f"past.{name}": w.clone() for name, w in self.past.state_dict().items()}
+        return past | {f"exemplars.{name}": t for name, t in self.exemplars.state_dict().items()}
+
+    def load_rule_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `rule_state` gave."""
+        past = {name.removeprefix("past."): t for name, t in state.items() if name.startswith("past.")}
+        self.past, self._past_of = restored_copy(self.model, past) if past else None, self.task
+        counts = {name.removeprefix("exemplars."): t for name, t in state.items() if name.startswith("exemplars.")}
+        self.exemplars.load_state_dict(counts)

@@ -1,0 +1,119 @@
+"""What the methods share that keep the backbone as it is and learn a closed-form head from running sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everlearn.data.samples import Batch
+from everlearn.errors import SettingError
+from everlearn.learners.learner import Learner, StepReport
+from everlearn.memory import reservoir
+from everlearn.models import Model
+
+
+class StreamingHead(Learner):
+    """Features never change: every sample is looked at once, nothing is forgotten, the order does not matter.
+
+    The optimiser is not used. A reservoir is kept for evidence.
+
+    Parameters
+    ----------
+    model, optimizer, **settings
+        As for `Learner`; best with a pretrained backbone.
+    inputs : {"backbone", "raw"}
+        What the head sees: the backbone's features, or the normalised pixels.
+    """
+
+    takes = frozenset[str]()
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        inputs: str = "backbone",
+        classifier: str = "linear",
+        **settings: Any,
+    ) -> None:
+        if inputs not in ("backbone", "raw"):
+            raise SettingError(f"inputs is {inputs!r}; expected 'backbone' or 'raw'")
+        if classifier != "linear":
+            raise SettingError(f"{type(self).__name__} is a classifier of its own; leave classifier at 'linear'")
+        super().__init__(model, optimizer, classifier=classifier, **settings)
+        self.inputs = inputs
+        self.sums: dict[str, Tensor] = {}  # what was added up so far: all of the method's state
+        self._solved: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, batch: Batch) -> StepReport:
+        """Take in one batch."""
+        x, y = self.receive(batch)
+        loss = self.add(self.features(x).to(precise(self.device)), y)
+        reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
+        return self.finish(batch, loss)
+
+    def add(self, f: Tensor, y: Tensor) -> Tensor:
+        """Add features ``[n, d]`` of classes ``[n]`` to the sums; returns a loss to report."""
+        raise NotImplementedError
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """Weights ``[d, C]`` and bias ``[C]`` from the sums."""
+        raise NotImplementedError
+
+    def lift(self, f: Tensor) -> Tensor:
+        """What the weights are for: the features themselves, unless a method maps them on."""
+        return f
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Float32 logits ``[n, classes]``."""
+        if self._solved is None:
+            with torch.inference_mode(False), torch.no_grad():  # gradients may be wanted through them later
+                W, b = self.solve()
+                self._solved = W.float(), b.float()
+        W, b = self._solved
+        return self.lift(self._embedded(inputs).float()) @ W + b
+
+    def features(self, inputs: Tensor, chunk: int = 256) -> Tensor:
+        """Float32 features ``[n, d]`` in evaluation mode, without gradient: the backbone's, or normalised pixels."""
+        with self.evaluating():
+            parts = [self._embedded(part.to(self.device)) for part in inputs.split(chunk)]
+        return torch.cat(parts).float() if parts else super().features(inputs, chunk)
+
+    def _embedded(self, inputs: Tensor) -> Tensor:
+        if self.inputs == "raw":
+            return self.model.normalise(inputs).flatten(1)
+        with self._autocast():
+            return self.model.features(self._to_layout(inputs))
+
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
+        self._solved = None
+
+    def rule_state(self) -> dict[str, Tensor]:
+        """The sums."""
+        return {name: t.clone() for name, t in self.sums.items()}
+
+    def load_rule_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `rule_state` gave."""
+        self.sums = {name: t.clone().to(self.device) for name, t in state.items()}
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """Float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def rows(held: Tensor | None, n_classes: int, like: Tensor) -> Tensor:
+    """Sums by class ``[C, …]`` with zeros for the classes that are new; ``like`` gives the shape of a row and the type.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows(torch.ones(1, 2), 3, torch.zeros(2)).tolist()
+    [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    if held is None:
+        return like.new_zeros(n_classes, *like.shape)
+    return torch.cat([held, held.new_zeros(n_classes - len(held), *held.shape[1:])])

@@ -1,0 +1,1 @@
+"""Metrics: forgetting along a stream, faithfulness and localisation of maps."""

@@ -1,0 +1,7 @@
+"""Models: backbones, heads that grow, and the two joined."""
+
+from everlearn.models.heads import LinearHead, NearestClassMean
+from everlearn.models.model import Model
+from everlearn.models.vision import OURS, SlimResNet18, build_model
+
+__all__ = ["OURS", "LinearHead", "Model", "NearestClassMean", "SlimResNet18", "build_model"]

@@ -1,0 +1,165 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from torch import Tensor
+
+from everlearn.data import load
+from everlearn.errors import RunError
+from everlearn.explainers import Evidence, Explanation, explain
+from everlearn.learners import Learner
+from everlearn.metrics.continual import average_accuracy, forgetting
+from everlearn.report import pictures
+from everlearn.runs import Run
+from everlearn.runs.build import build_source, build_stream
+
+_PAGES = jinja2.Environment(
+    loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An explained prediction: the picture, what it was called, the truth where it is known, and the explanation."""
+
+    picture: Tensor
+    name: str
+    truth: str | None
+    explanation: Explanation
+
+
+def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path | None = None) -> Path:
+    """Write a run's report, with other runs of the same stream beside it.
+
+    Parameters
+    ----------
+    run : Run
+        The one whose predictions are explained.
+    beside : sequence of Run
+        Others to compare accuracy with.
+    cases : int
+        Predictions to explain, half of them wrong ones where there are as many.
+    file : Path, optional
+        By default ``RUN/report.html``.
+    """
+    learner = run.learner()
+    names = run.journal.class_names()
+    explained = explained_cases(run, learner, cases)
+    page = _PAGES.get_template("run.html").render(
+        title=(file.parent if file else run.path).name,
+        results=[_result(each) for each in (*beside, run)],
+        chart=pictures.accuracy_chart({each.config.learner.method: _curve(each) for each in (*beside, run)}),
+        memory=pictures.memory_chart([names[c] for c in learner.classes.codes], _counts(learner)),
+        held=learner.memory.size,
+        capacity=learner.memory.capacity,
+        cases=[case_view(case, names) for case in explained],
+        quarantined=[dict(row) for row in run.journal.quarantined()],
+        settings=run.config.dump(),
+    )
+    return write(file or run.path / "report.html", page)
+
+
+def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, file: Path) -> Path:
+    """Write a page of explained pictures alone."""
+    page = _PAGES.get_template("explanations.html").render(
+        title=title, cases=[case_view(case, names) for case in cases]
+    )
+    return write(file, page)
+
+
+def write(file: Path, text: str) -> Path:
+    """Write beside and rename, so that a reader never sees half a page."""
+    beside = file.with_name(f".{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.rename(file)
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror}") from error
+    return file
+
+
+def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
+    """Held-out samples of the run's stream, spread over the classes, wrong predictions among them, explained."""
+    source = build_source(run.config, shape=run.shape)
+    stream = run.number(build_stream(run.config, source))
+    held_out = np.unique(np.concatenate(stream.tests()))
+    rng = np.random.default_rng(run.config.seed)
+    inputs, _, kept = load(source, rng.permutation(held_out)[:400])
+    truth = stream.labels(kept).tolist()
+    said = learner.predict(inputs).labels.tolist()
+    wrong = [i for i, (a, b) in enumerate(zip(truth, said)) if a != b]
+    right = _spread([i for i, (a, b) in enumerate(zip(truth, said)) if a == b], truth)
+    chosen = _spread(wrong, truth)[: cases // 2]
+    chosen = right[: cases - len(chosen)] + chosen
+    if not chosen:
+        return []
+    names = run.journal.class_names()
+    explanations = explain(learner, inputs[chosen], class_names=names)
+    return [
+        Case(inputs[i], source.names[int(kept[i])], names[truth[i]], explanation)
+        for i, explanation in zip(chosen, explanations)
+    ]
+
+
+def case_view(case: Case, names: dict[int, str]) -> dict[str, Any]:
+    """What a page shows of a case."""
+    explanation = case.explanation
+
+    def remembered(group: Sequence[Evidence]) -> list[dict[str, Any]]:
+        return [{"picture": _shown(e.picture), "label": names[e.code], "value": e.value, "step": e.step} for e in group]
+
+    return {
+        "name": case.name,
+        "picture": _shown(case.picture),
+        "overlay": pictures.data_url(pictures.overlay(case.picture, explanation.map)),
+        "said": names[explanation.code],
+        "probability": explanation.probability,
+        "truth": case.truth,
+        "speaks_for": remembered(explanation.evidence_for),
+        "speaks_against": remembered(explanation.evidence_against),
+        "words": explanation.words,
+        "verdict": explanation.verdict,
+    }
+
+
+def _shown(picture: Tensor) -> str:
+    return pictures.data_url(pictures.enlarge(pictures.to_rgb(picture)))
+
+
+def _spread(indices: list[int], truth: list[int]) -> list[int]:
+    """One sample of each class first, then the others."""
+    seen: set[int] = set()
+    firsts = [i for i in indices if truth[i] not in seen and not seen.add(truth[i])]  # type: ignore[func-returns-value]
+    return firsts + [i for i in indices if i not in firsts]
+
+
+def _result(run: Run) -> dict[str, Any]:
+    matrix, steps = run.progress.matrix, run.journal.steps()
+    if not matrix:
+        raise RunError(f"{run.path} has not finished a task yet; let it learn on (everlearn learn --resume {run.path})")
+    return {
+        "method": run.config.learner.method,
+        "matrix": matrix,
+        "average_accuracy": average_accuracy(matrix),
+        "forgetting": forgetting(matrix),
+        "samples": run.progress.samples_seen,
+        "steps": len(steps),
+    }
+
+
+def _curve(run: Run) -> list[float]:
+    rows = [[value for value in row if value is not None] for row in run.progress.matrix]
+    return [sum(row) / len(row) for row in rows]
+
+
+def _counts(learner: Learner) -> list[int]:
+    counts: list[int] = learner.memory.counts.tolist()
+    return counts + [0] * (len(learner.classes.codes) - len(counts))

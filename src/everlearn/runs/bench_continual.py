@@ -1,0 +1,314 @@
+"""The table of continual learners: methods × memory sizes × seeds on one class-incremental stream.
+
+Results go to a file of JSON lines as they come, so that a table that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from everlearn.data import Source, Stream, class_incremental
+from everlearn.data.reading import read_in_order
+from everlearn.data.scenarios import select
+from everlearn.errors import DataError, RunError, SettingError
+from everlearn.learners import METHODS, Learner
+from everlearn.metrics.continual import anytime_accuracy, average_accuracy, forgetting
+from everlearn.models import build_model
+from everlearn.runs.learn import accuracy
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table.
+
+    Parameters
+    ----------
+    name : str
+        As the table calls it.
+    method : str
+        A key of `METHODS`.
+    options : dict
+        Settings of the method.
+    ncm : str or None
+        The name under which the same runs are read off once more, by nearest class mean.
+    """
+
+    name: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    ncm: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all lines of a table share: the setting of arXiv 2009.00093 and 2103.13885.
+
+    Parameters
+    ----------
+    tasks : int
+        Groups of classes, in natural order.
+    batch, replay : int
+        Incoming and replayed samples of a step; a method's own ``replay`` comes first.
+    lr : float
+        Of plain SGD.
+    backbone : str
+        As `build_model` names it.
+    quick : bool
+        Whether the samples were thinned out for a first look.
+    """
+
+    tasks: int = 5
+    batch: int = 10
+    replay: int = 10
+    lr: float = 0.1
+    backbone: str = "slim_resnet18"
+    quick: bool = False
+
+
+def entries(candidates: int = 90) -> dict[str, Entry]:
+    """All lines by their keys; ``candidates`` are ASER's, 90 for CIFAR-10 and 150 for CIFAR-100."""
+    lines = {
+        "naive": Entry("naive", "naive"),
+        "agem": Entry("A-GEM", "agem"),
+        "gss": Entry("GSS", "gss"),
+        "er": Entry("ER", "er", ncm="ER + NCM"),
+        "mir": Entry("MIR", "mir"),
+        "aser": Entry("ASERμ", "aser", {"candidates": candidates}, ncm="ASERμ + NCM"),
+        "scr": Entry("SCR", "scr", {"replay": 100, "classifier": "ncm"}),
+        "er_ace": Entry("ER-ACE", "er_ace"),
+        "der": Entry("DER++", "der"),
+        "icarl": Entry("iCaRL", "icarl", {"classifier": "ncm"}),
+        "gdumb": Entry("GDumb", "gdumb"),
+        "lwf": Entry("LwF", "lwf"),
+        "ewc": Entry("EWC++", "ewc"),
+        "mkd": Entry("ER + MKD", "mkd"),
+    }
+    return lines
+
+
+def into_memory(source: Source, workers: int = 0) -> Source:
+    """The same source with all its pictures read once and held as bytes; an unreadable one is an error."""
+    pictures = np.zeros((len(source), *source.shape), dtype=np.uint8)
+    for i, picture in enumerate(read_in_order(source, np.arange(len(source)), workers)):
+        if isinstance(picture, DataError):
+            raise DataError(f"a benchmark needs every sample: {picture}")
+        pictures[i] = picture
+    held = Source(
+        source.name, source.shape, source.class_names, source.labels, source.names, pictures.__getitem__, source.test,
+        in_memory=True,
+    )  # fmt: skip
+    return held
+
+
+def thinned(source: Source, train: int = 250, test: int = 50, seed: int = 0) -> Source:
+    """At most so many samples of each class, for a version of minutes."""
+    rng, keep = np.random.default_rng([seed, 7]), []
+    for c in range(len(source.class_names)):
+        for held_out, most in ((False, train), (True, test)):
+            members = np.flatnonzero((source.labels == c) & (source.test == held_out))
+            keep.append(rng.permutation(members)[:most])
+    return select(source, np.sort(np.concatenate(keep)), f"{source.name}, thinned")
+
+
+def run_table(
+    source: Source,
+    setting: Setting,
+    lines: Sequence[Entry],
+    memories: Sequence[int],
+    seeds: Sequence[int],
+    file: Path,
+    show: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Run what the file does not hold yet, and append it.
+
+    Parameters
+    ----------
+    source : Source
+        Best held in memory.
+    setting : Setting
+    lines : sequence of Entry
+    memories, seeds : sequence of int
+        Every line is run with each memory size and each seed; all lines with the first seed come first.
+    file : Path
+        JSON lines: what was run with the same source and setting is taken from it.
+    show : callable, optional
+        Called with a line of text before and during each run.
+
+    Returns
+    -------
+    list of dict
+        The results of this table, old and new: name, method, memory, seed, average_accuracy, forgetting,
+        accuracy_matrix, seconds, forwards_per_sample, memory_bytes and more.
+    """
+    wanted = [(seed, memory, line) for seed in seeds for memory in memories for line in lines]
+    known = {_key(row): row for row in read_rows(file)}
+    found = []
+    for done, (seed, memory, line) in enumerate(wanted):
+        names = [line.name] + ([line.ncm] if line.ncm else [])
+        keys = [_key(_settings(source, setting, line, name, memory, seed)) for name in names]
+        if not all(key in known for key in keys):
+            show(f"{done + 1} of {len(wanted)}")
+            rows = run_one(source, setting, line, memory, seed, show)
+            append_rows(file, rows)
+            known |= {_key(row): row for row in rows}
+        found += [known[key] for key in keys]
+    return found
+
+
+def run_one(
+    source: Source,
+    setting: Setting,
+    line: Entry,
+    memory: int,
+    seed: int,
+    show: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Learn the stream once; results by the method's own classifier and, where the line asks for it, by class means."""
+    title = f"{line.name}, memory {memory}, seed {seed}"
+    stream = class_incremental(source, setting.tasks, seed=seed)
+    learner = _learner(source, setting, line, memory, seed)
+    readings = {line.name: learner.classifier} | ({line.ncm: "ncm"} if line.ncm else {})
+    matrices: dict[str, list[list[float | None]]] = {name: [] for name in readings}
+    seconds, task = 0.0, 0
+    with counting_forwards(learner) as count:
+
+        def timed(work: Callable[[], object]) -> None:
+            nonlocal seconds
+            count.on, begun = True, time.perf_counter()
+            work()
+            seconds, count.on = seconds + time.perf_counter() - begun, False
+
+        def close() -> None:
+            """A task is over: measure all tasks so far."""
+            timed(learner.end_task)
+            for name, classifier in readings.items():
+                matrices[name].append(_accuracies(learner, stream, task, classifier))
+            learner.classifier = readings[line.name]
+            mean = average_accuracy(matrices[line.name])
+            show(f"{title}: task {task + 1} of {setting.tasks}, {mean:.1%}, {seconds:.0f} s")
+
+        for batch in stream.batches(setting.batch):
+            if batch.task != task:
+                close()
+                task += 1
+            timed(partial(learner.observe, batch))
+        close()
+    measured = {
+        "samples": learner.samples_seen,
+        "seconds": round(seconds, 2),
+        "forwards_per_sample": round(count.forwards / learner.samples_seen, 2),
+        "memory_bytes": learner.memory.nbytes,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": "bfloat16" if learner.bfloat16 else "float32",
+    }
+    return [
+        _settings(source, setting, line, name, memory, seed)
+        | {
+            "average_accuracy": average_accuracy(matrix),
+            "anytime_accuracy": anytime_accuracy(matrix),
+            "forgetting": forgetting(matrix),
+            "accuracy_matrix": matrix,
+        }
+        | measured
+        for name, matrix in matrices.items()
+    ]
+
+
+@dataclass
+class Forwards:
+    """Pictures through the backbone while ``on``; a pass with gradients counts as three: its backward as two."""
+
+    forwards: float = 0.0
+    on: bool = False
+
+
+@contextmanager
+def counting_forwards(learner: Learner) -> Iterator[Forwards]:
+    """Count what a learner computes in forward-equivalents; its teacher and later copies of its model count too."""
+    count = Forwards()
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if count.on:
+            count.forwards += _pictures(args[0]) * (3 if torch.is_grad_enabled() else 1)
+
+    modules = [learner.model.backbone] + ([learner.teacher.model.backbone] if learner.teacher else [])
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield count
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Results in a file of JSON lines; a last line that was cut off by an interruption is passed over."""
+    if not file.exists():
+        return []
+    rows = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(text))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{file}, line {number}: no JSON; repair or remove the line") from error
+    return rows
+
+
+def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append results, behind a whole line."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if text and not text.endswith("\n"):  # cut off by an interruption
+            file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise RunError(f"cannot write results to {file}: {error.strerror}") from error
+
+
+def _learner(source: Source, setting: Setting, line: Entry, memory: int, seed: int) -> Learner:
+    if line.method not in METHODS:
+        raise SettingError(f"no method is called {line.method!r}; there are {', '.join(METHODS)}")
+    model = build_model(setting.backbone, channels=source.shape[0], size=source.shape[1], seed=seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr)
+    options = {"replay": setting.replay, **line.options}
+    return METHODS[line.method](model, optimizer, memory=memory, seed=seed, **options)
+
+
+def _accuracies(learner: Learner, stream: Stream, task: int, classifier: str) -> list[float | None]:
+    learner.classifier = classifier
+    tests = stream.tests()
+    return [accuracy(learner, stream, indices) if j <= task else None for j, indices in enumerate(tests)]
+
+
+def _settings(source: Source, setting: Setting, line: Entry, name: str, memory: int, seed: int) -> dict[str, Any]:
+    """What decides a result, and so tells whether it is in the file."""
+    known = {"name": name, "method": line.method, "options": line.options, "memory": memory, "seed": seed}
+    return known | {"source": Path(source.name).name, "classes": len(source.class_names)} | asdict(setting)
+
+
+def _key(row: dict[str, Any]) -> str:
+    names = ("name", "method", "options", "memory", "seed", "source", "classes", *asdict(Setting()))
+    return json.dumps({name: row.get(name) for name in names}, sort_keys=True)
+
+
+def _pictures(x: Tensor) -> int:
+    """How many pictures a tensor holds, also where a function transform hides its batch dimension."""
+    shape = x.shape[-3:]
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.numel() // max(1, shape.numel())

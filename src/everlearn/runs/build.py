@@ -1,0 +1,90 @@
+"""From a configuration to a source, a stream and a learner."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everlearn import data
+from everlearn.data import Source, Stream
+from everlearn.errors import SettingError
+from everlearn.learners import METHODS, Learner
+from everlearn.models import OURS, build_model
+from everlearn.runs.config import Config
+
+
+def build_source(config: Config, spec: str | None = None, shape: tuple[int, int, int] | None = None) -> Source:
+    """Open the configuration's source, or another one in the same way; (C, H, W) is decided where not given."""
+    settings = config.data
+    size, channels = (settings.size, settings.channels) if shape is None else (shape[1], shape[0])
+    ours = config.learner.backbone in OURS
+    if not ours and channels is None:
+        channels = 3  # pretrained weights are for colour pictures
+    where: dict[str, Any] = {}
+    if settings.root:
+        where["root"] = settings.root
+    if settings.labels:
+        where["labels"] = Path(settings.labels)
+    if settings.columns:
+        where["columns"] = data.Columns(**settings.columns)
+
+    def open_at(size: int | None) -> Source:
+        return data.open_source(
+            spec or settings.source, size=size, channels=channels, holdout=settings.holdout, seed=config.seed, **where
+        )
+
+    source = open_at(size)
+    if size is None and not ours and max(source.shape[1:]) > 224:
+        source = open_at(224)  # what the backbones were made for
+    if size is None and ours and max(source.shape[1:]) > 64:
+        source = open_at(64)  # the small networks keep full resolution in their first stage
+    return source
+
+
+def build_stream(config: Config, source: Source) -> Stream:
+    """Order the source's samples as the scenario has it."""
+    settings, seed = config.stream, config.seed
+    match settings.scenario:
+        case "class":
+            return data.class_incremental(source, settings.tasks, order=settings.order, seed=seed)
+        case "time":
+            return data.by_time(source, settings.tasks)
+        case "site":
+            return data.by_site(source)
+        case "task":
+            return data.by_task(source)
+        case "blurred":
+            return data.blurred(source, settings.tasks, seed=seed)
+        case "shuffled":
+            return data.shuffled(source, seed=seed)
+
+
+def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:
+    """Build the model and the method around it."""
+    settings = config.learner
+    if settings.method not in METHODS:
+        near = difflib.get_close_matches(settings.method, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingError(f"no method is called {settings.method!r}; {hint}there are {', '.join(METHODS)}")
+    model = build_model(
+        settings.backbone, channels=shape[0], size=max(shape[1:]), seed=config.seed, weights=settings.weights,
+        pretrained=settings.pretrained,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
+    chosen = {"replay": settings.replay, "classifier": settings.classifier}  # where not said, the method's own
+    options = settings.options | {name: value for name, value in chosen.items() if value is not None}
+    method = METHODS[settings.method]
+    try:
+        return method(
+            model, optimizer, memory=settings.memory, precision=settings.precision, seed=config.seed, **options
+        )
+    except TypeError as error:
+        raise SettingError(f"method {settings.method!r} does not take these options: {error}") from error
+
+
+def default_lr(backbone: str) -> float:
+    """SGD's learning rate where none is given: the ASER paper's for our networks, a tenth of it for timm's."""
+    return 0.1 if backbone in OURS else 0.01

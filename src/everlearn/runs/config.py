@@ -1,0 +1,100 @@
+"""What a run was asked to do: typed, checked, and kept in the run's ``config.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from everlearn.errors import RunError, SettingError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Part):
+    """Where samples come from and how they are read."""
+
+    source: str
+    size: int | None = Field(None, ge=8, le=1024, description="height and width of the pictures; by default theirs")
+    channels: Literal[1, 3] | None = None
+    holdout: float = Field(0.2, gt=0, lt=1, description="share held out where the source has no test split")
+    root: str | None = Field(None, description="folder of torchvision's and MedMNIST's files")
+    labels: str | None = Field(None, description="label CSV of a DICOM folder")
+    columns: dict[str, str] = Field(default_factory=dict, description="names of a manifest's columns")
+
+
+class StreamConfig(_Part):
+    """In which order samples come."""
+
+    scenario: Literal["class", "time", "site", "task", "blurred", "shuffled"] = "class"
+    tasks: int = Field(5, ge=1)
+    order: Literal["natural", "seeded"] = "natural"
+    batch: int = Field(10, ge=1)
+
+
+class LearnerConfig(_Part):
+    """Who learns, with what memory."""
+
+    method: str = "aser"
+    backbone: str = "slim_resnet18"
+    weights: str | None = Field(None, description="safetensors file for the backbone")
+    pretrained: bool = False
+    lr: float = Field(0.1, gt=0)
+    memory: int = Field(1000, ge=1)
+    replay: int | None = Field(None, ge=1, description="by default what the method's paper has")
+    classifier: Literal["linear", "ncm"] | None = Field(None, description="by default the method's own")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of the method itself")
+
+
+class Config(_Part):
+    """All settings of a run.
+
+    Examples
+    --------
+    >>> config = Config(data={"source": "builtin:digits"})
+    >>> config.stream.tasks, config.learner.method
+    (5, 'aser')
+    """
+
+    data: DataConfig
+    stream: StreamConfig = StreamConfig()
+    learner: LearnerConfig = LearnerConfig()
+    seed: int = Field(0, ge=0, lt=2**31)
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    workers: int = Field(0, ge=0, description="processes that decode pictures")
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Config:
+        """Check a dictionary of settings; raises `SettingError` that names the first bad one."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise SettingError(_one_line(error)) from error
+
+    @classmethod
+    def load(cls, file: Path) -> Config:
+        """Read ``config.toml``."""
+        try:
+            return cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise RunError(f"{file.parent} is not a run: it has no {file.name}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise RunError(f"cannot read {file}: {error}") from error
+        except ValidationError as error:
+            raise RunError(f"{file}: {_one_line(error)}") from error
+
+    def dump(self) -> str:
+        """The text of ``config.toml``."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"setting {where} is {first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}"

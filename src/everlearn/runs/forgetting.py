@@ -1,0 +1,181 @@
+"""Forgetting: a sample or a patient leaves memory, journal, cases and every state; what rested on it is learned anew.
+
+A review is unlearned by taking up the last state that had not seen it and learning the reviews behind it again. A
+sample of the stream is unlearned by learning the stream again without it: no state from before it is kept. Either way
+the result is what a learner would be that never saw it. The source's own files are not touched.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everlearn.errors import DataError
+from everlearn.runs import audit_log, checkpoints, versions
+from everlearn.runs.build import build_source
+from everlearn.runs.checkpoints import Progress
+from everlearn.runs.learn import Moment, learn
+from everlearn.runs.reviews import REVIEW_IDS, Reviews
+from everlearn.runs.run import Run
+
+if TYPE_CHECKING:
+    from everlearn.runs.reviewing import Reviewing
+
+
+@dataclass(frozen=True)
+class Found:
+    """What belongs to the sample or patient: numbers of reviews and of cases sent, ids of the stream's samples."""
+
+    reviews: list[int] = field(default_factory=list)
+    cases: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.reviews or self.cases or self.ids)
+
+
+def find_sample(reviews: Reviews, id_: str) -> Found:
+    """What belongs to a sample: a number is a sample of the stream or a review's, s… or u… a case.
+
+    Raises
+    ------
+    DataError
+        If there is none, or the id has another form.
+    """
+    if id_[:1] in ("s", "u") and id_[1:].isdigit():
+        rows = reviews.rows("SELECT number FROM reviews WHERE case_id = ?", id_)
+        sent = reviews.rows("SELECT number FROM cases WHERE 'u' || number = ?", id_)
+        found = Found([row["number"] for row in rows], [row["number"] for row in sent])
+    elif id_.isdigit() and len(id_) < 16:
+        number = int(id_)
+        if number >= REVIEW_IDS:
+            rows = reviews.rows(
+                "SELECT number FROM reviews WHERE number = ? AND status != 'forgotten'", number - REVIEW_IDS
+            )
+            found = Found(reviews=[row["number"] for row in rows])
+        else:
+            found = Found(ids=[row["id"] for row in reviews.rows("SELECT id FROM samples WHERE id = ?", number)])
+    else:
+        raise DataError(f"the sample is {id_!r}; expected the number of a sample, or a case's id such as s12 or u3")
+    if not found:
+        raise DataError(f"the run holds nothing of sample {id_}")
+    return found
+
+
+def find_patient(run: Run, reviews: Reviews, patient: str, pseudonym: str) -> Found:
+    """What belongs to a patient, by pseudonym in the journal and by name in the run's source."""
+    rows = reviews.rows("SELECT number FROM reviews WHERE patient = ?", pseudonym)
+    sent = reviews.rows("SELECT number FROM cases WHERE patient = ?", pseudonym)
+    source = build_source(run.config, shape=run.shape)
+    ids: list[int] = []
+    if source.patients is not None:
+        first, _ = run.journal.source(run.config.data.source, len(source), source.class_names)
+        run.journal.commit()
+        theirs = set((np.flatnonzero(source.patients == patient) + first).tolist())
+        ids = [row["id"] for row in reviews.rows("SELECT id FROM samples") if row["id"] in theirs]
+    found = Found([row["number"] for row in rows], [row["number"] for row in sent], ids)
+    if not found:
+        raise DataError("the run holds nothing of this patient")
+    return found
+
+
+def erase(run: Run, reviews: Reviews, found: Found, actor: str) -> dict[str, Any]:
+    """Take what was found out of the journal and the log of predictions, and delete every state that had learned it."""
+    cases = [f"u{number}" for number in found.cases]
+    with reviews.transaction() as db:
+        for number in found.reviews:
+            row = db.execute("SELECT case_id FROM reviews WHERE number = ?", (number,)).fetchone()
+            cases += [row["case_id"]] if row else []
+            db.execute(
+                "UPDATE reviews SET status = 'forgotten', key = 'forgotten ' || number, case_id = 'forgotten', "
+                "note = '', box = NULL, patient = NULL, picture = NULL, code = NULL, said = NULL WHERE number = ?",
+                (number,),
+            )
+            db.execute("DELETE FROM samples WHERE id = ?", (REVIEW_IDS + number,))
+        for number in found.cases:
+            db.execute("DELETE FROM cases WHERE number = ?", (number,))
+        for id_ in [*found.ids, *(REVIEW_IDS + number for number in found.reviews)]:
+            db.execute("INSERT OR IGNORE INTO removed VALUES (?, ?)", (id_, time.time()))
+            db.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (id_, time.time()))
+            db.execute("UPDATE samples SET name = 'forgotten' WHERE id = ?", (id_,))
+        did = {"reviews": len(found.reviews), "cases": len(found.cases), "samples": len(found.ids)}
+        audit_log.append(db, actor, "forget", did)
+    _forget_predictions(run, cases)
+    return did
+
+
+def unlearn_reviews(reviewing: Reviewing, found: Found) -> int:
+    """Take up the last state that had not seen the reviews, learn the others again, and delete every state that had."""
+    had = _states_with(reviewing.reviews, set(found.reviews))
+    steps = [row["step"] for row in reviewing.reviews.learned() if row["review"] in set(found.reviews)]
+    if steps:
+        reviewing.branch_before(min(steps), "reviews were forgotten")
+    for version in had:
+        versions.drop(reviewing.run.path, version)
+    reviewing.learn_all()
+    reviewing.renew_guard()
+    reviewing.publish("reviews were forgotten", force=True)
+    reviewing.run.save(reviewing.learner)
+    current = reviewing.run.progress.step
+    for step in checkpoints.steps(reviewing.run.path / "checkpoints"):
+        if step != current:  # an older one may have learned them on a branch that was left
+            checkpoints.drop(reviewing.run.path / "checkpoints", step)
+    return len(had)
+
+
+def relearn_stream(run: Run, reviews: Reviews, show: Callable[[Moment], None] | None = None) -> None:
+    """Learn the stream again from its beginning without what was removed, on a branch of its own."""
+    with reviews.transaction() as db:
+        new = int(db.execute("SELECT MAX(branch) + 1 FROM branches").fetchone()[0])
+        db.execute("INSERT INTO branches VALUES (?, NULL, 0, 'samples were forgotten', ?)", (new, time.time()))
+        db.execute("UPDATE versions SET status = 'retired' WHERE status IN ('in service', 'refused')")
+        audit_log.append(db, "everlearn", "branch", {"branch": new, "of": None, "step": 0})
+    for step in checkpoints.steps(run.path / "checkpoints"):
+        checkpoints.drop(run.path / "checkpoints", step)
+    for number in versions.there(run.path):
+        versions.drop(run.path, number)
+    run.progress, run._tensors = Progress(branch=new), {}
+    learn(run, show)
+
+
+def scrub(reviews: Reviews) -> None:
+    """Leave no bytes behind in the journal's free pages and its log."""
+    reviews.rows("VACUUM")
+    reviews.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _forget_predictions(run: Run, cases: list[str]) -> None:
+    file = run.path / "predictions.sqlite"
+    if not file.exists() or not cases:
+        return
+    db = sqlite3.connect(file, timeout=30)
+    try:
+        db.execute("PRAGMA secure_delete = ON")
+        db.executemany("DELETE FROM predictions WHERE what = ?", [(case,) for case in cases])
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        db.close()
+
+
+def _states_with(reviews: Reviews, numbers: set[int]) -> list[int]:
+    """Versions whose line holds one of the reviews."""
+    parents = {row["branch"]: (row["parent"], row["base_step"]) for row in reviews.rows("SELECT * FROM branches")}
+    learned = [
+        (row["branch"], row["step"]) for row in reviews.rows("SELECT * FROM learnings") if row["review"] in numbers
+    ]
+    found = []
+    for version in reviews.versions():
+        branch, upto, line = version["branch"], version["step"], {}
+        while branch is not None:
+            line[branch] = upto
+            branch, base = parents[branch]
+            upto = min(upto, base)
+        if any(step <= line.get(branch, -1) for branch, step in learned):
+            found.append(version["number"])
+    return found

@@ -1,0 +1,173 @@
+"""The journal: what happened in a run, in SQLite's write-ahead log.
+
+Rows are numbered by the learner's step. A run that resumes from a checkpoint cuts off what lies behind it and learns it
+again, so every sample counts once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import RunError
+from everlearn.runs.review_tables import LAYOUT, LINE, REVIEW_TABLES
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS sources
+  (number INTEGER PRIMARY KEY, spec TEXT NOT NULL, first_id INTEGER NOT NULL, samples INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS classes (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS samples
+  (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, code INTEGER NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps
+  (step INTEGER PRIMARY KEY, task INTEGER, samples INTEGER NOT NULL, loss REAL NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS quarantine
+  (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, name TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS evaluations
+  (number INTEGER PRIMARY KEY, step INTEGER NOT NULL, accuracies TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS events
+  (number INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, at REAL NOT NULL);
+"""
+
+
+class Journal:
+    """One run's journal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.sqlite")
+    >>> journal.event(3, "task", {"number": 0})
+    >>> journal.commit()
+    >>> [(row["step"], row["kind"]) for row in journal.events()]
+    [(3, 'task')]
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._one_line_errors():
+            self._db = sqlite3.connect(file, timeout=10, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on disk when it returns
+            if self._db.execute("PRAGMA user_version").fetchone()[0] < LAYOUT:
+                self._db.executescript(f"{_TABLES}{REVIEW_TABLES}PRAGMA user_version = {LAYOUT};")
+
+    def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
+        """Enter a source, once; gives its samples' first id and a code for each of its classes."""
+        with self._one_line_errors():
+            known = self._db.execute(
+                "SELECT first_id FROM sources WHERE spec = ? AND samples = ?", (spec, samples)
+            ).fetchone()
+            if known is None:
+                first = self._db.execute("SELECT COALESCE(MAX(first_id + samples), 0) FROM sources").fetchone()[0]
+                self._db.execute(
+                    "INSERT INTO sources (spec, first_id, samples) VALUES (?, ?, ?)", (spec, first, samples)
+                )
+            else:
+                first = known["first_id"]
+            for name in class_names:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes",
+                    (name,),
+                )
+            names = {name: code for code, name in self.class_names().items()}
+        return first, [names[name] for name in class_names]
+
+    def class_names(self) -> dict[int, str]:
+        """Name of each label code."""
+        return {row["code"]: row["name"] for row in self._rows("SELECT code, name FROM classes ORDER BY code")}
+
+    def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
+        """Enter one step and its samples (id, code, name)."""
+        with self._one_line_errors():
+            self._db.execute(
+                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?)", (step, task, len(samples), loss, time.time())
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO samples (id, step, code, name) VALUES (?, ?, ?, ?)",
+                [(id_, step, code, name) for id_, code, name in samples],
+            )
+
+    def quarantine(self, step: int, id_: int, name: str, reason: str) -> None:
+        """Enter a sample that could not be read."""
+        with self._one_line_errors():
+            self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (id_, step, name, reason))
+
+    def evaluation(self, number: int, step: int, accuracies: list[float | None]) -> None:
+        """Enter a row of the accuracy matrix."""
+        with self._one_line_errors():
+            self._db.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)",
+                (number, step, json.dumps(accuracies), time.time()),
+            )
+
+    def event(self, step: int, kind: str, detail: dict[str, Any]) -> None:
+        """Enter anything else worth knowing later."""
+        with self._one_line_errors():
+            self._db.execute(
+                "INSERT INTO events (step, kind, detail, at) VALUES (?, ?, ?, ?)",
+                (step, kind, json.dumps(detail), time.time()),
+            )
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned behind a step; events stay."""
+        with self._one_line_errors():
+            for table in ("steps", "samples", "quarantine", "evaluations"):
+                self._db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
+            self._db.execute(
+                "DELETE FROM learnings WHERE branch = (SELECT MAX(branch) FROM branches) AND step > ?", (step,)
+            )
+            self._db.commit()
+
+    def forgotten(self) -> list[int]:
+        """Ids of samples that must never be learned again."""
+        return [row["id"] for row in self._rows("SELECT id FROM forgotten ORDER BY id")]
+
+    def on_line(self, branch: int, step: int) -> bool:
+        """Whether a state of a branch belongs to what counts now; after an undo or roll-back others do not."""
+        return bool(self._rows(LINE + "SELECT 1 FROM line WHERE branch = ? AND upto >= ?", branch, step))
+
+    def commit(self) -> None:
+        """Make everything entered so far durable."""
+        with self._one_line_errors():
+            self._db.commit()
+
+    def close(self) -> None:
+        """Commit and close."""
+        self.commit()
+        self._db.close()
+
+    def events(self, kind: str | None = None) -> list[sqlite3.Row]:
+        """Events in order, of one kind or all."""
+        if kind is None:
+            return self._rows("SELECT * FROM events ORDER BY number")
+        return self._rows("SELECT * FROM events WHERE kind = ? ORDER BY number", kind)
+
+    def steps(self) -> list[sqlite3.Row]:
+        """Steps in order: step, task, samples, loss, at (seconds since 1970)."""
+        return self._rows("SELECT * FROM steps ORDER BY step")
+
+    def quarantined(self) -> list[sqlite3.Row]:
+        """Samples put aside: id, step, name, reason."""
+        return self._rows("SELECT * FROM quarantine ORDER BY id")
+
+    def sample(self, id_: int) -> sqlite3.Row | None:
+        """One learned sample: id, step, code, name."""
+        rows = self._rows("SELECT * FROM samples WHERE id = ?", id_)
+        return rows[0] if rows else None
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._one_line_errors():
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(f"cannot use the journal {self.file}: {error}; the last checkpoint is intact") from error

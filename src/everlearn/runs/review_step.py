@@ -1,0 +1,123 @@
+"""How one review is learned: one gentle step of the learner's own method, remembered, and rehearsed until it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from everlearn.data import Batch
+from everlearn.learners import Learner
+from everlearn.runs.reviews import REVIEW_IDS
+
+REHEARSALS = 40
+REPLAY = 64
+COPIES = 8
+GENTLE = 0.1
+"""Share of the learning rate: one sample repeated at a stream's full rate would push out what is known."""
+
+
+def learn_review(learner: Learner, picture: torch.Tensor, code: int, id_: int, *, correction: bool) -> float:
+    """Learn one reviewed sample.
+
+    It is learned like any sample of the stream, at a tenth of the learning rate, and enters memory for certain,
+    whatever the method's policy left to chance, in the place of a sample of the largest class that no expert has looked
+    at. A correction is an expert's word against the model's: it is rehearsed, `COPIES` times in a batch with up to
+    `REPLAY` samples from memory, until the model gives it more than even odds, at most `REHEARSALS` times, each a tenth
+    less gently, up to half the learning rate.
+
+    Parameters
+    ----------
+    learner : Learner
+        Changed in place, by exactly one step, whose draws come from its own generator: the same bits every time.
+    picture : Tensor
+        ``[C, H, W]`` uint8.
+    code : int
+        Label code.
+    id_ : int
+        The sample's id, `REVIEW_IDS` plus the review's number.
+    correction : bool
+        Whether the model had it wrong.
+
+    Returns
+    -------
+    float
+        The step's loss.
+
+    Examples
+    --------
+    >>> from everlearn.learners import ER
+    >>> from everlearn.models import Model
+    >>> from torch import nn
+    >>> torch.manual_seed(0) and None
+    >>> learner = ER(Model(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), 4), memory=8, replay=2)
+    >>> loss = learn_review(learner, torch.zeros(1, 4, 4, dtype=torch.uint8), 7, REVIEW_IDS + 1, correction=True)
+    >>> learner.step, learner.samples_seen, learner.predict(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).labels.tolist()
+    (1, 1, [7])
+    """
+    batch = Batch(picture[None], torch.tensor([code]), ids=torch.tensor([id_]))
+    with _gently(learner) as rates:
+        loss = float(learner.observe(batch).loss)
+        _remember(learner, batch)
+        if correction:
+            _rehearse(learner, batch, rates)
+    return loss
+
+
+def forget(learner: Learner, ids: list[int]) -> int:
+    """Take samples out of a learner's memory; its weights stay. Returns how many were there."""
+    memory = learner.memory
+    gone = torch.isin(memory.ids[: memory.size], torch.tensor(ids, dtype=torch.int64, device=memory.device))
+    count = int(gone.sum())
+    if count:
+        state = memory.state_dict()
+        for name in ("inputs", "targets", "ids", "steps", "places"):
+            state[name] = state[name][~gone]
+        state["known"][1] -= count
+        memory.load_state_dict(state)
+    return count
+
+
+def _rehearse(learner: Learner, batch: Batch, rates: list[float]) -> None:
+    x, y = learner.receive(batch)
+    xs, ys = x.expand(COPIES, -1, -1, -1), y.expand(COPIES)
+    for _ in range(REHEARSALS):
+        with torch.no_grad():
+            odds = learner.model.head(learner.features(x)).softmax(1)[0, int(y)]
+        if float(odds) > 0.5:
+            return
+        m = learner.recall(learner.memory.draw(REPLAY, learner.generator))
+        learner.train_step(torch.cat([m.inputs, xs]), torch.cat([m.targets, ys]))
+        for group, most in zip(learner.optimizer.param_groups, rates):
+            group["lr"] = min(1.1 * group["lr"], most / 2)
+
+
+@contextmanager
+def _gently(learner: Learner) -> Iterator[list[float]]:
+    """A tenth of the learning rates; gives the full ones, which hold again afterwards."""
+    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    for group in learner.optimizer.param_groups:
+        group["lr"] *= GENTLE
+    try:
+        yield rates
+    finally:
+        for group, rate in zip(learner.optimizer.param_groups, rates):
+            group["lr"] = rate
+
+
+def _remember(learner: Learner, batch: Batch) -> None:
+    memory = learner.memory
+    ids, targets = memory.ids[: memory.size], memory.targets[: memory.size]
+    if bool((ids == int(batch.ids[0])).any()):
+        return
+    target = learner.classes.indices(batch.labels)
+    if not memory.full:
+        memory.append(batch.inputs, target, batch.ids, learner.step)
+        return
+    unreviewed = ids < REVIEW_IDS
+    pool = unreviewed if bool(unreviewed.any()) else torch.ones_like(unreviewed)
+    counts = torch.bincount(targets[pool], minlength=memory.n_classes)
+    slots = torch.nonzero(pool & (targets == counts.argmax())).flatten()
+    slot = slots[torch.randint(len(slots), (1,), generator=learner.generator).to(slots.device)]
+    memory.write(slot, batch.inputs, target, batch.ids, learner.step, classes=len(learner.classes.codes))

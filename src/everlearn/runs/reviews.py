@@ -1,0 +1,285 @@
+"""Reviews: experts' verdicts, durable in the run's journal before they are acknowledged.
+
+Any number of processes may add reviews; one, which holds the run's lock, learns them (`everlearn.runs.reviewing`).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import DataError, RunError
+from everlearn.runs import audit_log
+from everlearn.runs.review_tables import LINE, ON_LINE
+
+Verdict = Literal["accept", "correct", "unsure"]
+REVIEW_IDS = 1 << 40
+"""Sample id of review n is ``REVIEW_IDS + n``; ids of streams stay below."""
+
+CHECK_EVERY = 5
+"""Every so many confirmations one is not learned but kept to check new versions with."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """An expert's verdict on a prediction.
+
+    Parameters
+    ----------
+    case_id : str
+        The case that was looked at.
+    verdict : {"accept", "correct", "unsure"}
+        The prediction is right, it is another class, or nothing can be said.
+    label : str or None
+        Name of the true class, perhaps a new one; None if unsure.
+    picture : array of uint8
+        ``[C, H, W]``, as the model takes it.
+    actor : str
+        Who says so.
+    said, version : int, optional
+        The code that was predicted, and the version that did.
+    note : str
+        Free text, at most 4 000 characters.
+    box : (x, y, width, height), optional
+        Where it really is, in shares 0..1 of the picture.
+    patient : str, optional
+        Pseudonym that keeps a patient's cases together.
+    key : str, optional
+        Chosen by the sender, so that a verdict that is sent twice counts once.
+    """
+
+    case_id: str
+    verdict: Verdict
+    label: str | None
+    picture: NDArray[np.uint8]
+    actor: str = "local"
+    said: int | None = None
+    version: int | None = None
+    note: str = ""
+    box: tuple[float, float, float, float] | None = None
+    patient: str | None = None
+    key: str | None = None
+
+
+class Reviews:
+    """The reviews in a run's journal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from everlearn.runs import Journal
+    >>> file = Path(tempfile.mkdtemp()) / "journal.sqlite"
+    >>> journal = Journal(file)
+    >>> reviews = Reviews(file)
+    >>> row = reviews.add(Review("a", "correct", "cat", np.zeros((1, 8, 8), np.uint8)))
+    >>> row["number"], row["status"], [r["number"] for r in reviews.waiting(0)]
+    (1, 'learn', [1])
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lock = threading.RLock()
+        with self._one_line_errors():
+            self._db = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on disk when it returns
+            self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+
+    def add(self, review: Review) -> sqlite3.Row:
+        """Enter a review; it is durable when this returns. The same key again gives the review that is there."""
+        _check(review)
+        with self.transaction() as db:
+            if review.key is not None:
+                known = db.execute("SELECT * FROM reviews WHERE key = ?", (review.key,)).fetchone()
+                if known is not None:
+                    return known
+            code = None if review.label is None else _code(db, review.label)
+            status = self._destiny(db, review)
+            number = db.execute(
+                "INSERT INTO reviews (key, at, actor, case_id, verdict, code, said, version, note, box, patient, "
+                "picture, shape, status) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    review.key or f"{time.time_ns()}-{np.random.SeedSequence().entropy}",
+                    time.time(),
+                    review.actor,
+                    review.case_id,
+                    review.verdict,
+                    code,
+                    review.said,
+                    review.version,
+                    review.note,
+                    json.dumps(review.box) if review.box else None,
+                    review.patient,
+                    zlib.compress(review.picture.tobytes(), 1),
+                    json.dumps(review.picture.shape),
+                    status,
+                ),
+            ).lastrowid
+            detail = {"review": number, "verdict": review.verdict, "code": code, "version": review.version}
+            audit_log.append(db, review.actor, "review", detail)
+            return db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+
+    def withdraw(self, number: int, actor: str) -> sqlite3.Row:
+        """Take a review back; if it was learned, the writer goes back to before it and learns the others again."""
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+            if row is None or row["status"] == "forgotten":
+                raise DataError(f"there is no review {number}; expected the number of one")
+            if row["status"] != "withdrawn":
+                db.execute("UPDATE reviews SET status = 'withdrawn' WHERE number = ?", (number,))
+                audit_log.append(db, actor, "undo", {"review": number})
+            return db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+
+    def order(self, kind: str, detail: dict[str, Any], actor: str) -> int:
+        """Ask the writer for something; returns the order's number."""
+        with self.transaction() as db:
+            number = db.execute(
+                "INSERT INTO orders (kind, detail, actor, at) VALUES (?, ?, ?, ?)",
+                (kind, json.dumps(detail), actor, time.time()),
+            ).lastrowid
+            audit_log.append(db, actor, kind, {"order": number} | detail)
+            assert number is not None
+            return number
+
+    def waiting(self, behind: int) -> list[sqlite3.Row]:
+        """Reviews to learn, in order of arrival, with a number above ``behind``."""
+        return self.rows("SELECT * FROM reviews WHERE status = 'learn' AND number > ? ORDER BY number LIMIT 64", behind)
+
+    def get(self, number: int) -> sqlite3.Row | None:
+        """One review, ``learned`` at which version or None."""
+        found = self._list("WHERE r.number = ?", number)
+        return found[0] if found else None
+
+    def recent(self, case_id: str | None = None, before: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
+        """Reviews, newest first."""
+        upto = before if before is not None else 1 << 62
+        if case_id is not None:
+            return self._list(
+                "WHERE r.case_id = ? AND r.number < ? ORDER BY r.number DESC LIMIT ?", case_id, upto, limit
+            )
+        return self._list("WHERE r.number < ? ORDER BY r.number DESC LIMIT ?", upto, limit)
+
+    def queue(self) -> int:
+        """How many reviews wait to be learned."""
+        row = self.rows(
+            f"{LINE} SELECT COUNT(*) AS n FROM reviews WHERE status = 'learn' AND number > "
+            f"COALESCE((SELECT MAX(l.review) FROM {ON_LINE}), 0)"
+        )
+        return int(row[0]["n"])
+
+    def learned(self) -> list[sqlite3.Row]:
+        """Learnings on the line: branch, step, review."""
+        return self.rows(f"{LINE} SELECT l.branch, l.step, l.review FROM {ON_LINE} ORDER BY l.step")
+
+    def versions(self) -> list[sqlite3.Row]:
+        """Versions, oldest first."""
+        return self.rows("SELECT * FROM versions ORDER BY number")
+
+    def in_service(self) -> sqlite3.Row | None:
+        """The version that predicts."""
+        found = self.rows("SELECT * FROM versions WHERE status = 'in service' ORDER BY number DESC LIMIT 1")
+        return found[0] if found else None
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Any other question."""
+        with self._lock, self._one_line_errors():
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the write lock; all or nothing, and on disk at the end."""
+        with self._lock, self._one_line_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def changes(self) -> int:
+        """A number that changes when another connection has written."""
+        return int(self.rows("PRAGMA data_version")[0][0])
+
+    def verify_audit(self) -> audit_log.Verified:
+        """Check the audit log's chain."""
+        with self._lock, self._one_line_errors():
+            return audit_log.verify(self._db)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    def _list(self, where: str, *values: Any) -> list[sqlite3.Row]:
+        return list(
+            self.rows(
+                f"{LINE} SELECT r.*, c.name AS label, s.name AS said_label, "
+                f"(SELECT l.step FROM {ON_LINE} WHERE l.review = r.number) AS step FROM reviews r "
+                "LEFT JOIN classes c ON c.code = r.code LEFT JOIN classes s ON s.code = r.said " + where,
+                *values,
+            )
+        )
+
+    @staticmethod
+    def _destiny(db: sqlite3.Connection, review: Review) -> str:
+        """Whether a review is learned, or a confirmation kept for checking versions."""
+        if review.verdict == "unsure":
+            return "unsure"
+        if review.verdict == "accept":
+            before = db.execute("SELECT COUNT(*) FROM reviews WHERE verdict = 'accept'").fetchone()[0]
+            if (before + 1) % CHECK_EVERY == 0:
+                return "check"
+        return "learn"
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(f"cannot use the journal {self.file}: {error}; nothing was changed") from error
+
+
+def picture_of(row: sqlite3.Row) -> NDArray[np.uint8]:
+    """The picture ``[C, H, W]`` of a review."""
+    return np.frombuffer(zlib.decompress(row["picture"]), dtype=np.uint8).reshape(json.loads(row["shape"])).copy()
+
+
+def _code(db: sqlite3.Connection, label: str) -> int:
+    db.execute("INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes", (label,))
+    return int(db.execute("SELECT code FROM classes WHERE name = ?", (label,)).fetchone()[0])
+
+
+def _check(review: Review) -> None:
+    if (review.label is None) != (review.verdict == "unsure"):
+        raise DataError(
+            f"the verdict is {review.verdict!r} and the label {review.label!r}; unsure has none, others one"
+        )
+    if review.label is not None and not (0 < len(review.label) <= 100 and review.label.isprintable()):
+        raise DataError(f"the label is {review.label[:120]!r}; expected 1 to 100 printable characters")
+    if review.label is not None and review.label != review.label.strip():
+        raise DataError(f"the label is {review.label!r}; expected no blanks around it")
+    if len(review.note) > 4000:
+        raise DataError(f"the note has {len(review.note)} characters; expected at most 4000")
+    if review.picture.dtype != np.uint8 or review.picture.ndim != 3:
+        raise DataError(f"the picture is {review.picture.dtype} {review.picture.shape}; expected uint8 [C, H, W]")
+    if review.box is not None:
+        x, y, w, h = review.box
+        if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 - x + 1e-6 and 0 < h <= 1 - y + 1e-6):
+            raise DataError(
+                f"the box is {review.box}; expected x, y, width, height in shares of the picture, inside it"
+            )

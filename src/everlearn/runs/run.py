@@ -1,0 +1,137 @@
+"""A run: a directory with everything of a learner's life.
+
+``config.toml``, ``journal.sqlite``, ``checkpoints/``, ``report.html``. One process at a time may write to it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from everlearn.data import Stream
+from everlearn.errors import RunError
+from everlearn.learners import Learner
+from everlearn.runs import checkpoints
+from everlearn.runs.build import build_learner
+from everlearn.runs.config import Config
+from everlearn.runs.journal import Journal
+
+
+class Run:
+    """An open run directory. Use as a context manager, or call `close`.
+
+    Attributes
+    ----------
+    path : Path
+    config : Config
+    journal : Journal
+    progress : Progress
+        As of the checkpoint that was read, then as the run goes on.
+    warnings : list of str
+        What was found wrong on opening, such as a damaged checkpoint that was passed over.
+    """
+
+    def __init__(self, path: Path, config: Config, lock: FileLock | None) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+        self.journal = Journal(path / "journal.sqlite")
+        self.progress, self._tensors, self.warnings = checkpoints.load_last(path / "checkpoints", self.journal.on_line)
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Refuse a path at which no new run can be made."""
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; a run needs a directory")
+        if (path / "config.toml").exists():
+            raise RunError(f"{path} holds a run already; go on with --resume, or choose another directory")
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> Run:
+        """Make a new run; the directory must not hold one already."""
+        cls.check_new(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run's directory {path}: {error.strerror}") from error
+        lock = _lock(path)
+        try:
+            beside = path / ".config.toml"
+            beside.write_text(config.dump(), encoding="utf-8")
+            beside.rename(path / "config.toml")
+        except OSError as error:
+            lock.release()
+            raise RunError(f"cannot write {path / 'config.toml'}: {error.strerror}") from error
+        return cls(path, config, lock)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Run:
+        """Open a run that is there, to read it or, with the lock, to go on with it."""
+        if not path.is_dir():
+            raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
+        config = Config.load(path / "config.toml")
+        return cls(path, config, _lock(path) if write else None)
+
+    def learner(self) -> Learner:
+        """The run's learner in the state of the last checkpoint."""
+        return self.restore(build_learner(self.config, self.shape))
+
+    def restore(self, learner: Learner) -> Learner:
+        """Bring a learner built from the run's configuration into the state of the checkpoint, where there is one."""
+        if self._tensors:
+            learner.load_state_dict(self._tensors)
+        return learner
+
+    def number(self, stream: Stream) -> Stream:
+        """Give a stream's samples and classes the numbers they have in this run."""
+        source = stream.source
+        first_id, codes = self.journal.source(self.config.data.source, len(source), source.class_names)
+        return replace(stream, codes=np.array(codes, dtype=np.int64), first_id=first_id)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the run's pictures."""
+        if "memory.inputs" not in self._tensors:
+            raise RunError(
+                f"{self.path} has no checkpoint yet; let it learn first (everlearn learn --resume {self.path})"
+            )
+        return tuple(self._tensors["memory.inputs"].shape[1:])  # type: ignore[return-value]
+
+    def save(self, learner: Learner) -> Path:
+        """Make the journal durable, then write a checkpoint."""
+        self.journal.commit()
+        self._tensors = learner.state_dict()
+        return checkpoints.save(self.path / "checkpoints", self.progress, self._tensors)
+
+    def close(self) -> None:
+        """Close the journal and let others in."""
+        try:
+            self.journal.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{path} is in use by another process; wait for it to end, or stop it") from error
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+    (path / ".lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    return lock

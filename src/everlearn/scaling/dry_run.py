@@ -1,0 +1,173 @@
+"""A step of a layout traced with the real code and no memory, on a fake process group: its collectives, counted.
+
+The model is built and cut on the meta device as one rank of the whole cluster; then forward, backward and the
+optimiser's step run on fake tensors. Every collective is counted with its group's size and its bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from everlearn.errors import SettingError
+from everlearn.models.language import LanguageConfig
+from everlearn.scaling import gradients
+from everlearn.scaling.engine import Engine
+from everlearn.scaling.mesh import build_mesh, check, complete
+from everlearn.scaling.settings import Layout
+
+KINDS = {
+    "all_gather_into_tensor": "all_gather",
+    "_allgather_base_": "all_gather",
+    "allgather_": "all_gather",
+    "all_gather_into_tensor_out": "all_gather",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_": "reduce_scatter",
+    "all_reduce": "all_reduce",
+    "all_reduce_": "all_reduce",
+    "allreduce_": "all_reduce",
+    "all_to_all_single": "all_to_all",
+    "alltoall_base_": "all_to_all",
+    "alltoall_": "all_to_all",
+    "send": "send",
+    "recv_": "receive",
+}
+
+_resolve: Any = dist.distributed_c10d._resolve_process_group
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one rank did in a step.
+
+    Attributes
+    ----------
+    world : int
+        Simulated processes.
+    parameters : int
+        Of the whole model.
+    held_bytes : int
+        Of the weights that this rank holds.
+    calls, bytes : dict
+        Collectives by (kind, group size): how many, and the bytes of the whole tensor reduced or gathered, or of what
+        one rank sends in an all-to-all.
+    seconds : float
+        That the trace took.
+    """
+
+    world: int
+    parameters: int
+    held_bytes: int
+    calls: dict[tuple[str, int], int] = field(default_factory=dict)
+    bytes: dict[tuple[str, int], int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class _Count(TorchDispatchMode):
+    """Counts collectives as they are dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[tuple[str, int]] = Counter()
+        self.bytes: Counter[tuple[str, int]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.namespace in ("c10d", "_c10d_functional", "_c10d_functional_autograd"):
+            name = func._schema.name.split("::")[1]
+            if name in KINDS:
+                key = (KINDS[name], _group_size(args))
+                self.calls[key] += 1
+                self.bytes[key] += _bytes(KINDS[name], args, out)
+        return out
+
+
+def _group_size(args: Any) -> int:
+    for arg in reversed(args):  # a reduction comes before the group, as a string too
+        if isinstance(arg, str):
+            return int(_resolve(arg).size())
+        if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()):
+            return int(dist.ProcessGroup.unbox(arg).size())
+    return 1
+
+
+def _bytes(kind: str, args: Any, out: Any) -> int:
+    """Bytes of the larger side: what is gathered, reduced, or sent."""
+    found = [0]
+
+    def visit(x: Any) -> None:
+        if isinstance(x, torch.Tensor):
+            found.append(x.numel() * x.element_size())
+        elif isinstance(x, list | tuple):
+            for y in x:
+                visit(y)
+
+    visit(list(args))
+    visit(out if isinstance(out, list | tuple) else [out])
+    return max(found)
+
+
+def dry_run(
+    config: LanguageConfig, layout: Layout, world: int, *, seq_len: int = 0, global_batch: int = 0, rank: int = 0
+) -> Traced:
+    """Trace one step of one rank of ``world``.
+
+    Parameters
+    ----------
+    config : LanguageConfig
+    layout : Layout
+        Without a pipeline: its messages wait for other ranks, of which there are none here.
+    world : int
+        Processes to simulate.
+    seq_len, global_batch : int
+        By default the model's, and one micro-batch for each replica.
+    rank : int
+        Whose part is traced.
+
+    Raises
+    ------
+    SettingError
+        If the layout does not fit, has a pipeline, or a process group stands already.
+    """
+    if dist.is_initialized():
+        raise SettingError("a process group stands already; a dry run makes a fake one of its own")
+    if layout.pp > 1:
+        raise SettingError(f"pp {layout.pp}: a dry run traces one stage; set pp to 1 and the layers to a stage's")
+    layout = complete(layout, world)
+    seq_len = seq_len or config.seq_len
+    check(layout, config, seq_len, global_batch or layout.dp * layout.micro_batch)
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    begun = time.perf_counter()
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    try:
+        engine = Engine.build(config, build_mesh(layout, world), 0, empty=True)
+        sequences = (global_batch or layout.dp * layout.micro_batch) // layout.dp
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            for stage in engine.stages:
+                stage.to_empty(device="cpu")
+            optimiser = torch.optim.AdamW(engine.parameters(), foreach=False)
+            tokens = torch.zeros(sequences, seq_len, dtype=torch.int64)
+            with _Count() as count:
+                engine.traced_step(tokens, tokens)
+                norm = gradients.gradient_norm(engine.parameters(), engine.mesh)
+                gradients.clip(engine.parameters(), norm, 1.0)
+                optimiser.step()
+        held = sum(_local_bytes(p) for p in engine.parameters())
+        total = sum(p.numel() for p in engine.parameters())
+        return Traced(world, total, held, dict(count.calls), dict(count.bytes), time.perf_counter() - begun)
+    finally:
+        dist.destroy_process_group()
+
+
+def _local_bytes(parameter: torch.nn.Parameter) -> int:
+    held = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return held.numel() * held.element_size()

@@ -1,0 +1,92 @@
+"""Megatron-Bridge's performance summaries: Hopper and Blackwell, dense and mixture, bf16 to nvfp4."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from everlearn.errors import SettingError
+from everlearn.scaling.plan.cluster import Cluster, load_cluster
+from everlearn.scaling.plan.config import ModelShape, load_shape
+from everlearn.scaling.plan.layout import Layout
+from everlearn.scaling.plan.memory import memory_of
+from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive
+from everlearn.scaling.plan.stack import GRAPHS, MODERN, PART_GRAPHS, Stack
+
+COLUMNS = {"model", "System", "#-GPUs", "GBS", "TP", "PP", "Tokens / sec / GPU"}
+MODELS = {
+    "deepseekv3": "deepseek-v3",
+    "gptoss120b": "gpt-oss-120b",
+    "qwen330ba3b": "qwen3-30b-a3b",
+    "qwen3235ba22b": "qwen3-235b-a22b",
+    "nemotron3nano": "nemotron3-nano",
+    "nemotron3super": "nemotron3-super",
+    "llama31405b": "llama3-405b",
+    "llama3405b": "llama3-405b",
+    "llama370b": "llama3-70b",
+    "llama38b": "llama3-8b",
+    "kimik2": "kimi-k2",
+}
+PRECISION = {"bf16": "bf16", "fp8": "fp8", "fp8cs": "fp8", "mxfp8": "mxfp8", "fp8mx": "mxfp8", "nvfp4": "nvfp4"}
+
+
+def read(row: Row, name: str) -> Case:
+    """Rows of Megatron-Bridge's performance summaries.
+
+    Defaults: of two figures, ``729 (578)``, the first; without precision fp8 with one scale for a tensor, as the
+    summary of 25.09 says; "n/a" is 1; ZeRO-1, and ZeRO-3 where FSDP is on. The container's release decides the stack.
+    """
+    key = re.sub(r"\(.*?\)|[^a-z0-9]", "", row["model"].lower())
+    if key not in MODELS:
+        raise SettingError(f"model {row['model']!r}: its shape is not public; cannot be predicted")
+    shape = load_shape(MODELS[key])
+    shape = replace(shape, seq_len=positive(number(row, "Sequence Length", shape.seq_len), "Sequence Length"))
+    if "w/o mtp" in row["model"].lower():
+        shape = replace(shape, mtp=0)
+    if "lora" in row.get("section", "").lower():
+        raise SettingError("LoRA trains no full weights; the planner is for training of all weights")
+    system = row["System"].lower().removeprefix("dgx-")
+    precision = PRECISION.get(re.sub(r"\(.*?\)|[^a-z0-9]", "", row.get("Precision", "").lower()), "fp8")
+    devices = positive(number(row, "#-GPUs"), "#-GPUs")
+    tp, pp, cp, ep = (positive(number(row, dim, 1), dim) for dim in ("TP", "PP", "CP", "EP"))
+    fsdp = number(row, "FSDP", 0) > 1
+    layout = Layout(
+        dp=max(1, devices // (tp * pp * cp)),
+        tp=tp,
+        pp=pp,
+        cp=cp,
+        ep=ep,
+        vpp=positive(number(row, "VP", 1), "VP") if pp > 1 else 1,
+        micro_batch=positive(number(row, "MBS", 1), "MBS"),
+        global_batch=positive(number(row, "GBS"), "GBS"),
+        zero=3 if fsdp else 1,
+        recompute="none",
+        precision=precision,
+    )
+    cluster = load_cluster(f"{system}:{devices}")
+    stack = stack_of(row, key, system)
+    layout = least_recomputation(shape, layout, cluster, stack)
+    columns = {"Tokens / sec / GPU": "tokens_per_s", "Model TFLOP / sec / GPU": "tflops"}
+    counted = 3 * shape.forward_flops(causal=not shape.mamba_layers)
+    return Case(name, shape, layout, cluster, stack, figures(row, columns), counted=counted)
+
+
+def stack_of(row: Row, model: str, system: str) -> Stack:
+    """The stack of a container.
+
+    On Grace-Blackwell parts of a block are graphs, and from 26.06 on whole blocks, with fused permutations; not so for
+    hybrids, nor for Kimi K2, whose recipe stayed. Until then GPT OSS's clamped activation and its experts' biases were
+    kernels of their own.
+    """
+    new = number(row, "container", 25.09) >= 26.06
+    stack = MODERN
+    if system.startswith("gb") and not model.startswith("nemotron"):
+        stack = GRAPHS if new and model != "kimik2" else PART_GRAPHS
+    return replace(stack, activation_passes=10.0) if model == "gptoss120b" and not new else stack
+
+
+def least_recomputation(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack) -> Layout:
+    """The layout with selective recomputation if it does not fit without: the summaries do not tell it."""
+    if memory_of(shape, layout, stack).total <= cluster.device.memory_gib * 2**30:
+        return layout
+    return replace(layout, recompute="selective")

@@ -1,0 +1,222 @@
+"""The training loop: steps, checkpoints, validation, and what to do when the loss runs away."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from everlearn.errors import RunError
+from everlearn.scaling import gradients, optimisers
+from everlearn.scaling.checkpoint import Checkpoints, State
+from everlearn.scaling.data import Sampler, Tokens
+from everlearn.scaling.engine import Engine
+from everlearn.scaling.mesh import build_mesh, check
+from everlearn.scaling.schedule import rate
+from everlearn.scaling.settings import Settings
+
+ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How a run stands after a step: what progress shows."""
+
+    step: int
+    steps: int
+    loss: float
+    norm: float
+    lr: float
+    tokens_per_second: float
+    mfu: float | None
+    memory_gib: float
+    valid_loss: float | None = None
+    note: str = ""
+
+
+class Training:
+    """A pretraining run on this process: an engine, its optimisers, its data, its checkpoints.
+
+    Parameters
+    ----------
+    settings : Settings
+    folder : Path
+        Of the run; shared by all processes.
+    train, valid : list of Tokens
+    vocab : int
+        Of the tokenizer.
+    device : str
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        train: list[Tokens],
+        valid: list[Tokens],
+        vocab: int,
+        device: str = "cpu",
+    ) -> None:
+        self.settings, self.folder = settings, folder
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        config = settings.language(vocab)
+        for tokens in (*train, *valid):
+            if tokens.vocab > config.vocab:
+                found = f"{tokens.file} is of a vocabulary of {tokens.vocab}"
+                raise RunError(f"{found}, the model of {config.vocab}; set the model's vocab to as many or more")
+        self.seq_len = settings.train.seq_len or config.seq_len
+        self.mesh = build_mesh(settings.layout, self.world, device)
+        check(self.mesh.layout, config, self.seq_len, settings.train.global_batch)
+        self.engine = Engine.build(config, self.mesh, settings.seed, device)
+        self.optimisers = optimisers.build(self.engine.named_parameters(), settings.optimiser)
+        self.sampler = Sampler(train, self.seq_len, settings.seed, settings.data.weights)
+        self.valid = Sampler(valid, self.seq_len, 0) if valid else None
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.train.keep, self.world)
+        self.state = self.checkpoints.load(self.engine, self.optimisers) or State(model=asdict(config))
+        self.first = self.world == 1 or dist.get_rank() == 0
+        self._recent_rollbacks = 0
+        self._flops = flops_per_token(self.engine, self.seq_len)
+
+    def run(self, moment: Callable[[Moment], None] = lambda _: None, beat: Callable[[], None] = lambda: None) -> float:
+        """Train to the end; returns the last validation loss, or the last loss where there is none.
+
+        Parameters
+        ----------
+        moment : callable
+            Called after each step, on the first process.
+        beat : callable
+            Called after each step, on every process.
+        """
+        train = self.settings.train
+        begun, tokens = time.perf_counter(), 0
+        last = self.state.loss
+        while self.state.step < train.steps:
+            loss, norm = self.step()
+            if self._runs_away(loss, norm):
+                self._roll_back(loss, norm)
+                continue
+            last = loss
+            tokens += train.global_batch * self.seq_len
+            seconds = time.perf_counter() - begun
+            done = self.state.step == train.steps
+            if self.state.step % train.checkpoint_every == 0 or done:
+                self.checkpoints.save(self.engine, self.optimisers, self.state)
+                self._recent_rollbacks = 0
+            every = train.evaluate_every
+            valid = self.evaluate() if self.valid and (done or (every and self.state.step % every == 0)) else None
+            last = valid if valid is not None and done else last
+            if self.first:
+                speed = tokens / seconds
+                peak = train.peak_tflops * 1e12 * self.world
+                now = Moment(self.state.step, train.steps, loss, norm, self._lr(self.state.step - 1), speed,
+                             speed * self._flops / peak if peak else None, memory_gib(), valid)  # fmt: skip
+                self._journal(now)
+                moment(now)
+            self.checkpoints.poll()
+            beat()
+        self.checkpoints.wait()
+        return last
+
+    def step(self) -> tuple[float, float]:
+        """One optimiser step, unless loss or gradient is not finite; returns both."""
+        train, settings = self.settings.train, self.settings.optimiser
+        number = self._batch_number()
+        replicas, replica = self.mesh.layout.dp, self.mesh.rank("batch")
+        size = train.global_batch // replicas
+        tokens, labels = self.sampler.batch(number, train.global_batch, slice(replica * size, (replica + 1) * size))
+        loss = self.engine.forward_backward(tokens, labels)
+        norm = self.engine.gradient_norm()
+        values = float(loss), float(norm)
+        if all(map(math.isfinite, values)) and not self._runs_away(*values):
+            gradients.clip(self.engine.parameters(), norm, settings.clip)
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = self._lr(self.state.step)
+                optimiser.step()
+            self.engine.balance(train.balance_rate)
+            self.state.step += 1
+            self.state.tokens += train.global_batch * self.seq_len
+            self.state.loss = values[0] if self.state.step == 1 else 0.98 * self.state.loss + 0.02 * values[0]
+        self.engine.zero_grad()
+        return values
+
+    def evaluate(self) -> float:
+        """Mean loss over the validation batches: the same ones every time."""
+        assert self.valid is not None
+        train = self.settings.train
+        replicas, replica = self.mesh.layout.dp, self.mesh.rank("batch")
+        size = train.global_batch // replicas
+        windows = sum(self.valid.windows) // train.global_batch
+        total = 0.0
+        batches = max(1, min(train.valid_batches, windows))
+        for i in range(batches):
+            part = slice(replica * size, (replica + 1) * size)
+            total += float(self.engine.evaluate(*self.valid.batch(i, train.global_batch, part)))
+        return total / batches
+
+    def _lr(self, step: int) -> float:
+        return self.settings.optimiser.lr * rate(step, self.settings.train.steps, self.settings.schedule)
+
+    def _batch_number(self) -> int:
+        """The step's batch: the step-th of those that are not skipped."""
+        number = self.state.step
+        for skipped in sorted(self.state.skipped):
+            number += skipped <= number
+        return number
+
+    def _runs_away(self, loss: float, norm: float) -> bool:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return True
+        spike = self.settings.train.spike
+        return bool(spike and self.state.step > 20 and loss > self.state.loss + spike)
+
+    def _roll_back(self, loss: float, norm: float) -> None:
+        """Go back to the last checkpoint, and leave out the batch that did it."""
+        self._recent_rollbacks += 1
+        at, bad = self.state.step, self._batch_number()
+        found = f"loss {loss:.4g} and gradient norm {norm:.4g} in step {at}"
+        if self._recent_rollbacks > ROLLBACKS:
+            raise RunError(
+                f"{found}, after {ROLLBACKS} returns to a checkpoint; lower the learning rate or look at the data"
+            )
+        self.checkpoints.wait()
+        skipped = sorted({*self.state.skipped, bad})
+        state = self.checkpoints.load(self.engine, self.optimisers)
+        if state is None:
+            raise RunError(f"{found}, before the first checkpoint; lower the learning rate or look at the data")
+        state.skipped = skipped
+        self.state = state
+        if self.first:
+            self._journal({"note": f"{found}: back to step {state.step}, without batch {bad}"})
+
+    def _journal(self, entry: Moment | dict[str, str]) -> None:
+        known = asdict(entry) if isinstance(entry, Moment) else entry
+        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(known) + "\n")
+
+
+def flops_per_token(engine: Engine, seq_len: int) -> float:
+    """Model FLOPs of a token, forward and backward: 6 N + 12 L H Q T, N what multiplies it."""
+    config = engine.config
+    mlp = (3 if config.gated else 2) * config.hidden * config.ffn
+    mixture = config.hidden * (config.experts + 3 * (config.top_k * config.expert_ffn + config.shared_ffn))
+    mixtures = sum(config.has_experts(i) for i in range(config.layers))
+    heads = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
+    n = config.layers * heads + (config.layers - mixtures) * mlp + mixtures * mixture + config.vocab * config.hidden
+    seen = sum(min(seq_len, config.window) if config.is_local(i) else seq_len for i in range(config.layers))
+    return 6.0 * n + 12.0 * config.heads * config.head_dim * seen
+
+
+def memory_gib() -> float:
+    """The most memory that this process has had: the accelerator's, or its own."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

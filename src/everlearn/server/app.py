@@ -1,0 +1,99 @@
+"""The application: the desk, the API, the pages, and what guards them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from everlearn.errors import DataError, EverlearnError, RunError, SettingError
+from everlearn.server.api import api
+from everlearn.server.desk import Desk
+from everlearn.server.pages import error_page, pages
+from everlearn.server.security import Bounds, Refused
+from everlearn.server.settings import Settings
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the server of a run. The writer starts with the application and ends with it.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Raises
+    ------
+    RunError
+        If the run cannot be opened, is being written to by another process, or has no checkpoint.
+    SettingError
+        If it is to listen beyond loopback and has no token.
+    """
+    desk = Desk(settings)
+    if not settings.local and not desk.gate.tokens.all():
+        desk.close()
+        raise SettingError(
+            f"{settings.host} can be reached from elsewhere, and the run has no token; make one first: "
+            f"everlearn token {settings.run} --name NAME --role reviewer"
+        )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = FastAPI(
+        title="Everlearn",
+        version="1",
+        description="Predict, explain, review, learn.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.state.desk = desk
+    app.include_router(api)
+    app.include_router(pages)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.add_middleware(Bounds, settings=settings)
+
+    @app.exception_handler(EverlearnError)
+    async def own(request: Request, error: EverlearnError) -> Response:
+        line = " ".join(str(error).split())
+        if isinstance(error, RunError):
+            status = 503
+        else:
+            missing = isinstance(error, DataError | SettingError) and line.startswith(("there is no", "sample "))
+            status = 404 if missing else 422
+        return _told(request, status, line)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        if error.status == 401 and not request.url.path.startswith("/api/") and request.method == "GET":
+            return RedirectResponse("/login", status_code=303)
+        return _told(request, error.status, error.line)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _told(request, 422, f"{where}: {first['msg'][0].lower() + first['msg'][1:]}")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return _told(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+    return app
+
+
+def _told(request: Request, status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+    if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"detail": line}, status_code=status, headers=headers)
+    return error_page(request, status, line)

@@ -1,0 +1,196 @@
+"""Cases: the pictures people look at, from a source or sent to the server."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from everlearn.data import Source, read_picture
+from everlearn.data.decode import SUFFIXES, fit
+from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from everlearn.data.dicom import is_dicom, read_header
+from everlearn.data.pictures import look_at_file
+from everlearn.errors import DataError
+from everlearn.runs import Run
+from everlearn.runs.build import build_source
+from everlearn.runs.guard import held_out, split
+from everlearn.runs.reviews import Reviews
+
+_LARGEST_SHOWN = 1600
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture to look at: its id, what a person calls it, and the patient's pseudonym where there is one."""
+
+    id: str
+    name: str
+    patient: str | None = None
+
+
+class Cases:
+    """The worklist's cases.
+
+    Parameters
+    ----------
+    run : Run
+        Read for its configuration, shape and held-out samples.
+    reviews : Reviews
+        Whose journal keeps what is sent.
+    spec : str, optional
+        Source or folder; by default the run's held-out samples that are not the guard's.
+    limit : int
+        Cases, at most.
+    salt : bytes
+        Of pseudonyms.
+    """
+
+    def __init__(self, run: Run, reviews: Reviews, spec: str | None, limit: int, salt: bytes) -> None:
+        self.reviews, self.salt = reviews, salt
+        self.shape = run.shape
+        self._files: list[Path] = []
+        self._source: Source | None = None
+        if spec is not None and (files := _loose_pictures(Path(spec))):
+            self._files = files[:limit]
+            self._cases = {f"s{i}": Case(f"s{i}", str(f.relative_to(spec))) for i, f in enumerate(self._files)}
+            return
+        if spec is not None:
+            self._source = build_source(run.config, spec, shape=run.shape)
+            test = np.flatnonzero(self._source.test)
+            indices = test if len(test) else np.arange(len(self._source))
+        else:
+            self._source, _, indices = held_out(run)
+            _, indices = split(indices, run.config.seed)
+        self._root = Path(spec or run.config.data.source)
+        patients = self._source.patients
+        self._cases = {
+            f"s{i}": Case(
+                f"s{i}", str(self._source.names[i]), None if patients is None else self.pseudonym(str(patients[i]))
+            )
+            for i in indices[:limit].tolist()
+        }
+
+    def __len__(self) -> int:
+        return len(self._cases) + int(self.reviews.rows("SELECT COUNT(*) AS n FROM cases")[0]["n"])
+
+    def all(self) -> list[Case]:
+        """Every case: first what was sent, newest first, then the source's."""
+        rows = self.reviews.rows("SELECT number, name, patient FROM cases ORDER BY number DESC")
+        return [Case(f"u{r['number']}", r["name"], r["patient"]) for r in rows] + list(self._cases.values())
+
+    def get(self, id_: str) -> Case:
+        """One case; raises `DataError` if there is none."""
+        if id_ in self._cases:
+            return self._cases[id_]
+        if id_.startswith("u") and id_[1:].isdigit():
+            rows = self.reviews.rows("SELECT number, name, patient FROM cases WHERE number = ?", int(id_[1:13]))
+            if rows:
+                return Case(id_, rows[0]["name"], rows[0]["patient"])
+        raise DataError(f"there is no case {id_!r}; see the worklist")
+
+    def picture(self, id_: str) -> Tensor:
+        """``[C, H, W]`` uint8 as the model takes it."""
+        self.get(id_)
+        if id_.startswith("u"):
+            row = self.reviews.rows("SELECT picture FROM cases WHERE number = ?", int(id_[1:]))[0]
+            return torch.frombuffer(bytearray(zlib.decompress(row["picture"])), dtype=torch.uint8).reshape(self.shape)
+        if self._files:
+            return torch.from_numpy(read_picture(self._files[int(id_[1:])], self.shape[0], self.shape[1]))
+        assert self._source is not None
+        return torch.from_numpy(np.ascontiguousarray(self._source.read(int(id_[1:]))))
+
+    def original(self, id_: str) -> bytes:
+        """A PNG of the picture as it is, at most 1600 pixels a side."""
+        self.get(id_)
+        if id_.startswith("u"):
+            return bytes(self.reviews.rows("SELECT original FROM cases WHERE number = ?", int(id_[1:]))[0]["original"])
+        if self._files:
+            return _png(look_at_file(self._files[int(id_[1:])]))
+        assert self._source is not None
+        file = self._root / str(self._source.names[int(id_[1:])])
+        if self._root.is_dir() and file.is_file() and file.resolve().is_relative_to(self._root.resolve()):
+            return _png(look_at_file(file))
+        return to_png(self.picture(id_))
+
+    def add(self, content: bytes) -> Case:
+        """Take in a picture or DICOM file. Pixels alone are kept, no name, header or EXIF; a patient by pseudonym."""
+        picture, original, patient = self.read(content)
+        digest = hashlib.sha256(content).hexdigest()
+        with self.reviews.transaction() as db:
+            known = db.execute("SELECT number, name, patient FROM cases WHERE sha256 = ?", (digest,)).fetchone()
+            if known is None:
+                packed = zlib.compress(picture.tobytes(), 1)
+                number = db.execute(
+                    "INSERT INTO cases (at, name, patient, sha256, picture, original) VALUES (?, '', ?, ?, ?, ?)",
+                    (time.time(), patient, digest, packed, original),
+                ).lastrowid
+                db.execute("UPDATE cases SET name = 'sent ' || number WHERE number = ?", (number,))
+                return Case(f"u{number}", f"sent {number}", patient)
+        return Case(f"u{known['number']}", known["name"], known["patient"])
+
+    def read(self, content: bytes) -> tuple[NDArray[np.uint8], bytes, str | None]:
+        """What the model takes, a PNG to show, and the patient's pseudonym, of a file's bytes."""
+        if not content:
+            raise DataError("the file is empty; expected a picture or a DICOM file")
+        with tempfile.TemporaryDirectory(prefix="everlearn-") as folder:
+            path = Path(folder) / "sent"
+            path.write_bytes(content)
+            try:
+                image = look_at_file(path)
+                patient = read_header(path)[1] if is_dicom(path) else ""
+            except DataError as error:
+                raise DataError(
+                    str(error).replace(str(path), "the file sent").removeprefix("the file sent: ")
+                ) from None
+        return fit(image, self.shape), _png(image), self.pseudonym(patient) if patient else None
+
+    def pseudonym(self, patient: str) -> str:
+        """The same for the same patient in this run, and no way back without the run's secret."""
+        return pseudonym(self.salt, patient)
+
+
+def pseudonym(salt: bytes, patient: str) -> str:
+    """A patient's pseudonym under a run's secret.
+
+    Examples
+    --------
+    >>> pseudonym(b"secret", "Jane Doe")
+    'p-341473d7bdcdb1a7'
+    """
+    return "p-" + hmac.new(salt, patient.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def to_png(picture: Tensor) -> bytes:
+    """A PNG of ``[C, H, W]`` uint8."""
+    pixels = picture.cpu().numpy()
+    return _png(Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def _png(image: Image.Image) -> bytes:
+    from everlearn.data.decode import plain
+
+    image = plain(image).copy()
+    image.info.clear()
+    image.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _loose_pictures(folder: Path) -> list[Path]:
+    """Pictures that lie in a folder without classes; none if it holds folders or is no folder."""
+    if not folder.is_dir() or any(path.is_dir() for path in folder.iterdir()):
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES + DICOM_SUFFIXES)

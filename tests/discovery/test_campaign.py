@@ -1,0 +1,187 @@
+"""Ask, tell, and nothing told is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from everlearn.discovery import Campaign, CampaignConfig, Measurement
+from everlearn.errors import DataError, RunError, SettingError
+
+
+def names(proposals):
+    return [each.candidate for each in proposals]
+
+
+def test_it_finds_the_best(begin, columns):
+    campaign = begin(columns, inputs="columns")
+    truth = {c.name: -((int(c.cells["T"]) - 6) ** 2) + 5 * (c.cells["salt"] == "b") for c in campaign.pool.candidates}
+    best = max(truth, key=truth.get)
+    for _ in range(6):
+        proposals = campaign.ask()
+        assert not {each.candidate for each in proposals} & {each.candidate for each in campaign.measured}
+        campaign.tell({each.candidate: truth[each.candidate] for each in proposals})
+        if best in {each.candidate for each in campaign.measured}:
+            return
+    pytest.fail("18 of 60 experiments did not find the best recipe")
+
+
+def test_ask_depends_on_the_seed_and_what_was_told_alone(begin, columns):
+    one, other = begin(columns, "one", inputs="columns"), begin(columns, "other", inputs="columns")
+    assert names(one.ask()) == names(one.ask()) == names(other.ask())
+    told = dict.fromkeys(names(one.ask()), 1.5)
+    one.tell(told)
+    for name in reversed(told):
+        other.tell({name: 1.5})
+    assert names(one.ask(5)) == names(other.ask(5))
+
+
+def test_it_goes_on_where_it_was(begin, columns, tmp_path):
+    campaign = begin(columns, inputs="columns")
+    campaign.tell({names(campaign.ask())[0]: 2.0})
+    expected, known = names(campaign.ask()), campaign.measured
+    campaign.close()
+    columns.unlink()  # the run has its own copy
+    with Campaign.open(tmp_path / "run") as again:
+        assert again.measured == known
+        assert names(again.ask()) == expected
+
+
+def test_repeats_are_averaged_and_unknown_candidates_kept_aside(begin, columns):
+    campaign = begin(columns, inputs="columns")
+    name = names(campaign.ask())[0]
+    told = campaign.tell([Measurement(name, (1.0,)), Measurement(name, (3.0,)), Measurement("row 999", (1.0,))])
+    assert (told.learned, told.repeats) == (2, 1)
+    assert str(told.aside[0]) == "row 3: unknown candidate 'row 999'; it is not in the pool"
+    row = campaign.search.row[name]
+    rows, means, times = campaign.search.values()
+    assert (means[rows.index(row)], times[rows.index(row)]) == (2.0, 2.0)
+
+
+def test_results_from_a_file(begin, columns, tmp_path):
+    campaign = begin(columns, inputs="columns")
+    first, second, third = names(campaign.ask())
+    file = tmp_path / "results.csv"
+    file.write_text(f"candidate,y\n{first},1.5\n{second},<1E-10\nrow 999,3\n{third},\n")
+    told = campaign.tell_file(file)
+    assert told.learned == 1
+    assert [str(each) for each in told.aside] == [
+        f"row 3: {second}: y: '<1E-10' is a bound, expected a number",
+        "row 4: unknown candidate 'row 999'; it is not in the pool",
+        f"row 5: {third} has no value",
+    ]
+    assert campaign.tell_file(file).again
+    assert len(campaign.measured) == len(campaign.pool.measured) + 1
+    assert {source for source, _ in campaign.aside} == {"results.csv"}
+
+
+def test_nothing_to_learn_from_yet(begin, tmp_path):
+    pool = tmp_path / "flat.csv"
+    pool.write_text("T,y\n" + "".join(f"{t},{3 if t < 5 else ''}\n" for t in range(30)))
+    campaign = begin(pool)
+    proposals = campaign.ask()
+    assert len(set(names(proposals))) == 3 and {each.why for each in proposals} == {"spread"}
+    assert "y has one value, 3, in all 5 measured candidates" in campaign.search.notes()[0]
+    assert campaign.explain(proposals)[0].words.startswith("nothing is learned yet")
+    campaign.tell({each.candidate: float(i) for i, each in enumerate(proposals)})
+    assert campaign.search.notes() == [] and {each.why for each in campaign.ask()} == {"improve"}
+
+
+def test_an_exhausted_pool_proposes_nothing(begin, tmp_path):
+    pool = tmp_path / "small.csv"
+    pool.write_text("T,y\n1,1\n2,2\n3,3\n4,\n")
+    campaign = begin(pool)
+    assert names(campaign.ask()) == ["row 5"]
+    campaign.tell({"row 5": 4.0})
+    assert campaign.ask() == []
+
+
+def recipes(folder, price):
+    """y rises with T; what is measured ends at 27."""
+    rows = [f"{t},{price.get(t, 1)},{t if t % 3 == 0 and t < 30 else ''}" for t in range(40)]
+    (folder / "recipes.csv").write_text("\n".join(["T,price,y", *rows]))
+    return folder / "recipes.csv"
+
+
+def test_limits_and_costs(begin, tmp_path):
+    free = int(begin(recipes(tmp_path, {}), "free", ignore=["price"]).ask(1)[0].text)
+    assert free > 20
+    below = [{"column": "T", "sign": "<=", "bound": free - 1}]
+    limited = begin(recipes(tmp_path, {}), "limited", ignore=["price"], limits=below).ask(20)
+    assert max(int(each.text) for each in limited) < free
+    costly = begin(recipes(tmp_path, {free: 1e6}), "costly", cost="price").ask(1)[0]
+    assert int(costly.text) != free
+
+
+def test_several_targets_give_a_front(begin, tmp_path):
+    pool = tmp_path / "pool.csv"
+    rows = [f"{t},{t if t % 3 == 0 else ''},{(20 - t) if t % 3 == 0 else ''}" for t in range(30)]
+    pool.write_text("\n".join(["T,y,z", *rows]))
+    campaign = begin(pool, targets=[{"name": "y"}, {"name": "z"}])
+    proposals = campaign.ask(4)
+    assert set(proposals[0].outlook) == {"y", "z"} and proposals[0].chance is None
+    assert len(campaign.search.front()) == len(campaign.pool.measured)  # each is best at its own compromise
+    campaign.tell({proposals[0].candidate: {"y": 100.0, "z": 100.0}})
+    assert campaign.search.front() == [proposals[0].row]
+    assert names(campaign.ask()) == names(campaign.ask())
+
+
+KILLED = """
+import sys
+from everlearn.discovery import Campaign
+with Campaign.open(sys.argv[1]) as campaign:
+    for i, candidate in enumerate(campaign.pool.candidates):
+        campaign.tell({candidate.name: float(i)})
+        print(candidate.name, flush=True)
+"""
+
+
+def test_killed_at_any_moment_nothing_told_is_lost(begin, columns, tmp_path):
+    begin(columns, inputs="columns").close()
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    heard = [process.stdout.readline().strip() for _ in range(7)]
+    os.kill(process.pid, signal.SIGKILL)
+    heard += process.stdout.read().split("\n")[:-1]
+    process.wait()
+    with Campaign.open(tmp_path / "run") as campaign:
+        told = [each.candidate for each in campaign.measured[len(campaign.pool.measured) :]]
+        assert told[: len(heard)] == heard and len(told) <= len(heard) + 1
+        assert len(campaign.ask()) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": []}, "setting targets"),
+        ({"targets": [{"name": "y"}], "batch": 0}, "setting batch is 0"),
+        ({"targets": [{"name": "y"}], "inputs": "pictures"}, "setting inputs is 'pictures'"),
+    ],
+)
+def test_bad_settings_get_one_line(settings, message):
+    with pytest.raises(SettingError, match=message):
+        CampaignConfig.of(settings)
+
+
+def test_bad_use_gets_one_line(begin, columns, tmp_path):
+    campaign = begin(columns, inputs="columns")
+    with pytest.raises(SettingError, match="n is 0; expected 1 or more"):
+        campaign.ask(0)
+    with pytest.raises(SettingError, match="has a value of 'z'; the targets are y"):
+        campaign.tell({"row 2": {"z": 1.0}})
+    (tmp_path / "results.csv").write_text("who,y\na,1\n")
+    with pytest.raises(DataError, match="expected candidate and at least one of the targets y"):
+        campaign.tell_file(tmp_path / "results.csv")
+    with pytest.raises(RunError, match="is in use by another process"):
+        Campaign.open(tmp_path / "run")
+    with pytest.raises(RunError, match="holds a run already"):
+        begin(columns, inputs="columns")
+    with pytest.raises(RunError, match="there is no such directory"):
+        Campaign.open(tmp_path / "none")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunError, match=r"is not a discovery run: it has no campaign\.toml"):
+        Campaign.open(tmp_path / "other")

@@ -1,0 +1,64 @@
+"""The verb: begin, measure, tell, propose again."""
+
+import csv
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from everlearn.cli.main import app
+from everlearn.discovery import needs
+from everlearn.errors import EverlearnError, SettingError
+
+
+def discover(*arguments):
+    return CliRunner().invoke(app, ["discover", *map(str, arguments)])
+
+
+def test_from_a_pool_to_the_second_batch(columns, tmp_path):
+    run = tmp_path / "run"
+    begun = discover(columns, "--target", "y", "--run", run, "--batch", 3, "--json")
+    assert begun.exit_code == 0, begun.output
+    first = json.loads(begun.stdout)
+    assert len(first["proposals"]) == 3 and first["told"] is None
+    assert all(each["expected"]["y"]["low"] <= each["expected"]["y"]["high"] for each in first["proposals"])
+    assert (run / "report.html").exists()
+    with (run / "proposals.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    results = tmp_path / "results.csv"
+    with results.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["candidate", "y"], *([row["candidate"], 1.0] for row in rows), ["row 999", 2.0]])
+    told = discover(run, "--results", results, "--json")
+    assert told.exit_code == 0, told.output
+    second = json.loads(told.stdout)
+    assert second["told"] == {"learned": 3, "repeats": 0, "again": False}
+    assert {"file": "results.csv", "row": 5, "reason": "unknown candidate 'row 999'; it is not in the pool"} in second[
+        "aside"
+    ]
+    assert not {row["candidate"] for row in rows} & {each["candidate"] for each in second["proposals"]}
+    assert "told already" in discover(run, "--results", results).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["POOL"], "needs --target COLUMN and --run RUN"),
+        (["POOL", "--target", "y", "--run", "r", "--limit", "T=3"], "expected COLUMN<=NUMBER"),
+        (["FOLDER", "--target", "y"], "--target was settled"),
+        (["FOLDER"], "is not a discovery run"),
+    ],
+)
+def test_bad_use_gets_one_line(columns, tmp_path, arguments, message):
+    places = {"POOL": columns, "FOLDER": tmp_path, "r": tmp_path / "r"}
+    said = discover(*(places.get(each, each) for each in arguments))
+    assert isinstance(said.exception, EverlearnError) and message in str(said.exception)
+    assert "\n" not in str(said.exception)
+
+
+def test_a_missing_library_gets_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    monkeypatch.setitem(sys.modules, "rdkit.Chem", None)
+    with pytest.raises(SettingError, match=r"discovery needs rdkit.*pip install 'everlearn\[discover\]'"):
+        needs.need("rdkit.Chem")

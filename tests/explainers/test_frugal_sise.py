@@ -1,0 +1,121 @@
+from functools import partial
+
+import pytest
+import torch
+
+from everlearn.errors import SettingError
+from everlearn.explainers import SISE, FrugalSISE
+
+
+class Counter(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_finds_the_quadrant_that_the_model_looks_at(quadrant, spots, precision):
+    maps = FrugalSISE(quadrant, precision=precision).attribute(spots, target=1)
+    assert (maps[:, 0, :8, 8:].sum((1, 2)) / maps.sum((1, 2, 3)) > 0.8).all()
+
+
+@pytest.mark.parametrize("budget", [4, 7, 12, 100])
+def test_the_budget_holds(cnn, budget):
+    model = Counter(cnn())
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps = FrugalSISE(model, budget=budget, settled=1.0).attribute(x, 1)
+    assert 1 <= model.seen <= budget and torch.isfinite(maps).all()
+
+
+def test_asking_ends_when_the_map_has_settled(cnn):
+    seen = []
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    wide = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 80, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(80, 80, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(80, 3),
+    )
+    for settled in (1.0, 0.01):
+        model = Counter(wide)
+        FrugalSISE(model, merged=80, budget=400, settled=settled).attribute(x, 1)
+        seen.append(model.seen)
+    assert seen[1] < seen[0]
+    model = Counter(wide)
+    FrugalSISE(model, merged=80, budget=400, settled=1.0, seconds=1e-9).attribute(x, 1)
+    assert model.seen == 2 + 2 * 16  # no round starts after the time
+
+
+def test_merging_keeps_what_the_maps_contribute(cnn):
+    generator = torch.Generator().manual_seed(0)
+    A, g = torch.rand(30, 6, 6, generator=generator), torch.randn(30, 6, 6, generator=generator)
+    sums, stakes = FrugalSISE(cnn(), merged=4).merge(A, g)
+    alpha = g.sum((1, 2))
+    positive = (alpha[:, None, None] * A)[alpha > 0]
+    assert len(sums) <= 4
+    torch.testing.assert_close(sums.sum(0), positive.sum(0))
+    torch.testing.assert_close(stakes.sum(), positive.sum())
+
+
+def test_unmerged_and_asked_by_hand(cnn):
+    """One layer, no merging: w = Ψ(I ⊙ m) [Ψ(I) − Ψ(I ⊙ (1 − m))]₊; Σ w m over Σ_λ m, scaled, squared."""
+    from everlearn.explainers.layers import forward_with_maps
+    from everlearn.explainers.sise import masks
+
+    model = cnn().eval()
+    x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    logits, (first, _) = forward_with_maps(model, x)
+    psi = logits.softmax(1)[0, 1]
+    (g,) = torch.autograd.grad(psi, first.tensor)
+    matters, suffices = torch.zeros(12, 12), torch.zeros(12, 12)
+    for k in range(6):
+        A = first.tensor.detach()[0, k]
+        if g[0, k].sum() > 0 and A.max() > A.min():
+            m = masks(A[None], (12, 12))[0]
+            with torch.no_grad():
+                kept = model(x * m).softmax(1)[0, 1]
+                lost = psi.detach() - model(x * (1 - m)).softmax(1)[0, 1]
+            matters += kept * lost.clamp(min=0) * m / m.sum()
+            suffices += kept * m / m.sum()
+    V = matters if matters.any() else suffices
+    wanted = ((V - V.min()) / (V.max() - V.min())) ** 2
+    found = FrugalSISE(model, "2", merged=100, settled=1.0, precision="float32")
+    torch.testing.assert_close(found.attribute(x, 1)[0, 0], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_it_is_cheaper_than_sise(quadrant, spots):
+    seen = []
+    for method in (SISE, partial(FrugalSISE, merged=8)):
+        model = Counter(
+            torch.nn.Sequential(torch.nn.Conv2d(1, 200, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(200, 200, 3, 2))
+        )
+        model.model.extend(
+            [torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(200, 2)]
+        )
+        torch.manual_seed(0)
+        for p in model.parameters():
+            torch.nn.init.uniform_(p, -0.1, 0.2)
+        method(model).attribute(spots[:1], 1)
+        seen.append(model.seen)
+    assert seen[1] < seen[0] / 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"merged": 0}, {"budget": 3}, {"settled": 0.0}, {"settled": 1.5}, {"seconds": 0.0}]
+)
+def test_settings_out_of_range(cnn, settings):
+    with pytest.raises(SettingError, match="expected 1 or more, 4 or more forwards"):
+        FrugalSISE(cnn(), **settings)
+    with pytest.raises(SettingError, match="precision is 'half'"):
+        FrugalSISE(cnn(), precision="half")
+    with pytest.raises(SettingError, match="sharpness is 0"):
+        FrugalSISE(cnn(), sharpness=0)

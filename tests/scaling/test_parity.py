@@ -1,0 +1,96 @@
+"""Layouts equal one process, and the comparison finds what it is there to find."""
+
+import json
+import os
+
+import pytest
+from typer.testing import CliRunner
+
+from everlearn.cli.main import app
+from everlearn.errors import SettingError
+from everlearn.models.language import LanguageConfig
+from everlearn.scaling.mesh import check, complete
+from everlearn.scaling.parity import compare, layouts, run, trace
+from everlearn.scaling.settings import Layout
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_short_parity_of_two_processes():
+    rows = run(2, short=True, timeout=300)
+    assert [row.layout for row in rows if not row.passed] == []
+    assert {row.model for row in rows} == {"dense", "moe"}
+    assert {"dp2 fsdp", "tp2 sp", "pp2 1f1b", "cp2 gather", "dp2 ep2 fsdp"} <= {row.layout for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_parity_of_every_layout(processes):
+    rows = run(processes, timeout=1800)
+    assert [row for row in rows if not row.passed] == []
+
+
+@pytest.mark.parametrize("inject", [2.0, 512.0, 1 / 2])
+def test_a_gradient_of_the_wrong_size_is_found(inject):
+    config = LanguageConfig(layers=1, hidden=16, heads=2, ffn=16, vocab=32, seq_len=8)
+    reference = trace(config, Layout(micro_batch=8), 1)
+    assert max(compare(reference, trace(config, Layout(micro_batch=2), 1))) < 1e-5
+    _, norm, weights = compare(reference, trace(config, Layout(micro_batch=2), 1, inject))
+    assert norm > 0.4
+    assert weights > 0.4
+
+
+def test_the_command_tells_a_fault_by_its_exit_code():
+    result = CliRunner().invoke(app, ["parity", "--only", "dp2 copies", "--model", "dense", "--inject", "2", "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["passed"] is False
+    assert [row["layout"] for row in told["rows"]] == ["dp2 copies"]
+    assert told["rows"][0]["norm"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_layouts_of_four_processes_hold_the_products():
+    words = {layout.words for model in ("dense", "moe") for layout in layouts(4, model)}
+    assert {"dp2 tp2 fsdp sp", "tp2 pp2 sp 1f1b", "pp2 cp2 1f1b gather", "dp4 shard2", "tp2 cp2 sp ulysses"} <= words
+    assert {"dp4 ep4 fsdp", "dp2 tp2 ep2 fsdp sp", "dp2 pp2 ep2 fsdp 1f1b"} <= words
+
+
+def test_bad_questions_are_refused():
+    with pytest.raises(SettingError, match="1 processes; parity compares 2 or more"):
+        run(1)
+    with pytest.raises(SettingError, match="no layout of 2 processes has 'tp7'"):
+        run(2, only="tp7")
+    with pytest.raises(SettingError, match="unknown model 'rnn'"):
+        run(2, models=("rnn",))
+
+
+SMALL = LanguageConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=16, vocab=64, seq_len=16)
+
+
+@pytest.mark.parametrize(
+    ("layout", "world", "message"),
+    [
+        (Layout(dp=3), 4, "does not fill 4 processes; change one, or start 3"),
+        (Layout(tp=4), 2, "does not fill 2 processes"),
+        (Layout(shard=3), 4, "dp 4 does not divide by shard 3"),
+        (Layout(ep=3), 4, "ep must be a multiple of cp and divide shard × cp = 4"),
+        (Layout(pp=2, vpp=2), 2, "vpp 2 with schedule '1f1b'"),
+        (Layout(pp=2, schedule="zbv"), 4, "FSDP2 loses gradients there"),
+        (Layout(tp=4), 4, "2 kv_heads do not divide by tp 4"),
+        (Layout(cp=16), 16, "16 tokens of a sequence do not divide by cp × 2"),
+        (Layout(ep=2), 2, "ep 2 for a model without experts"),
+        (Layout(pp=4), 4, "2 layers for 4 stages"),
+        (Layout(dp=2, micro_batch=3), 2, "8 sequences of a step do not divide by dp × micro_batch 6"),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused_in_one_line(layout, world, message):
+    with pytest.raises(SettingError, match=message):
+        check(complete(layout, world), SMALL, 16, 8)
+
+
+def test_no_process_is_left_behind():
+    children = os.popen(f"ps --ppid {os.getpid()} -o args=").read()
+    assert "everlearn.scaling.parity" not in children

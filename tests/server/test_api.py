@@ -1,0 +1,193 @@
+"""The API as a client uses it, on a real server with a real writer."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="serving is an extra")
+from fastapi.testclient import TestClient
+
+from everlearn.errors import RunError, SettingError
+from everlearn.server import Settings, create_app
+from everlearn.server.security import HEADERS, Tokens
+
+
+@pytest.fixture(scope="module")
+def served(learned_run, tmp_path_factory):
+    """One server for the module's tests that do not mind each other."""
+    import shutil
+
+    path = shutil.copytree(learned_run, tmp_path_factory.mktemp("served") / "run")
+    with TestClient(create_app(Settings(path, margin=1.0, max_bytes=200_000)), base_url="http://127.0.0.1") as client:
+        client.run = path
+        yield client
+
+
+def png(picture):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(picture)[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def learned(client, number):
+    for _ in range(600):
+        row = client.get(f"/api/v1/reviews/{number}").json()
+        if row["in_service"]:
+            return row
+        time.sleep(0.1)
+    raise AssertionError(client.get("/api/v1/metrics").json())
+
+
+def test_predict_explain_review_learn_undo(served, pictures):
+    inputs = pictures[0]
+    files = [("files", ("a.png", png(inputs[i]))) for i in range(2)]
+    found = served.post("/api/v1/predict", files=files).json()
+    assert len(found["predictions"]) == 2 and found["version"] >= 1
+    assert sum(found["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+    why = served.post(
+        "/api/v1/explain", files={"file": png(inputs[0])}, data={"target": "1", "method": "grad_cam"}
+    ).json()
+    assert why["label"] == "1" and len(why["map"]) == 8 and why["verdict"] in ("supported", "weak", "not supported")
+
+    case = served.post("/api/v1/cases", files={"file": png(inputs[0])}).json()
+    assert (
+        case["id"].startswith("u")
+        and case["id"] == served.post("/api/v1/cases", files={"file": png(inputs[0])}).json()["id"]
+    )
+    row = served.post(
+        "/api/v1/reviews", json={"case_id": case["id"], "verdict": "correct", "label": "a cat", "key": "12345678"}
+    )
+    assert row.status_code == 201
+    again = served.post(
+        "/api/v1/reviews", json={"case_id": case["id"], "verdict": "correct", "label": "a cat", "key": "12345678"}
+    )
+    assert again.json()["number"] == row.json()["number"]
+    learned(served, row.json()["number"])
+    now = served.get(f"/api/v1/cases/{case['id']}").json()
+    assert now["score"]["label"] == "a cat" and now["score"]["version"] > found["version"]
+
+    assert served.delete(f"/api/v1/reviews/{row.json()['number']}").json()["status"] == "withdrawn"
+    for _ in range(600):
+        if "a cat" not in served.post("/api/v1/predict", files=files).json()["predictions"][0]["probabilities"]:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the class that was taken back is still predicted")
+
+
+def test_the_lists_and_figures(served):
+    assert served.get("/api/v1/worklist", params={"order": "novelty", "limit": 3}).json()["total"] > 3
+    page = served.get("/api/v1/memory", params={"label": "1", "limit": 5}).json()
+    assert {line["label"] for line in page["samples"]} == {"1"}
+    picture = served.get(f"/api/v1/memory/{page['samples'][0]['id']}/picture")
+    assert Image.open(io.BytesIO(picture.content)).size == (8, 8)
+    assert served.get("/api/v1/versions").json()[-1]["number"] == 1
+    assert served.get("/api/v1/metrics").json()["queue"] >= 0
+    assert served.get("/api/v1/audit/verify").json()["fault"] is None
+    assert served.get("/api/v1/health").json()["status"] == "ok"
+    schema = served.get("/api/v1/openapi.json").json()
+    assert all(f"/api/v1/{name}" in schema["paths"] for name in ("predict", "explain", "worklist", "reviews", "memory"))
+
+
+@pytest.mark.parametrize(
+    "method, path, sent, status, line",
+    [
+        ("get", "/cases/s99999999", {}, 404, "there is no case"),
+        ("get", "/cases/..%2f..%2fetc", {}, 404, "Not Found"),
+        ("get", "/cases/x1", {}, 422, "string should match"),
+        ("get", "/reviews/999999", {}, 404, "there is no such review"),
+        ("get", "/reviews/99999999999999999999999", {}, 422, "less than"),
+        ("get", "/worklist?order=sideways", {}, 422, "expected doubt, novelty, arrival"),
+        ("post", "/reviews", {"json": {"case_id": "s99999999", "verdict": "accept"}}, 404, "there is no case"),
+        ("post", "/reviews", {"json": {"case_id": "s1", "verdict": "perhaps"}}, 422, "input should be"),
+        ("post", "/predict", {"files": {"files": b"no picture"}}, 422, "not a picture"),
+        ("post", "/predict", {"files": {"files": b""}}, 422, "file is empty"),
+        ("post", "/predict", {"files": {"files": b"x" * 300_000}}, 413, "larger than 200,000 bytes"),
+        ("post", "/predict", {}, 422, "field required"),
+        ("delete", "/memory/999999999", {}, 202, None),
+    ],
+)
+def test_bad_requests_get_one_line(served, method, path, sent, status, line):
+    answer = getattr(served, method)("/api/v1" + path, **sent)
+    assert answer.status_code == status, answer.text
+    if line:
+        assert line in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+        assert str(served.run) not in answer.text
+
+
+def test_a_bomb_is_refused_before_it_unfolds(served):
+    file = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(file, "PNG")
+    assert len(file.getvalue()) < 200_000
+    answer = served.post("/api/v1/predict", files={"files": file.getvalue()})
+    assert answer.status_code == 422 and "limit is 50,000,000 pixels" in answer.json()["detail"]
+
+
+def test_pages_bring_a_strict_policy_and_refuse_other_sites(served):
+    page = served.get("/")
+    assert page.status_code == 200 and "Worklist" in page.text
+    for name, value in HEADERS.items():
+        assert page.headers[name] == value
+    assert "style=" not in page.text and "<script>" not in page.text and "onclick" not in page.text
+    foreign = {"origin": "https://elsewhere.example"}
+    assert served.post("/api/v1/reviews", json={}, headers=foreign).status_code == 403
+    assert served.post("/api/v1/reviews", json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert served.get("/", headers={"host": "rebound.example"}).status_code == 421
+    # a browser's session must bring its word; the client has the cookie of the page by now
+    answer = served.post("/api/v1/reviews", json={"case_id": "s1", "verdict": "unsure"})
+    assert answer.status_code == 403 and "load it again" in answer.json()["detail"]
+    served.cookies.clear()
+
+
+def test_korean(served):
+    assert "판독 목록" in served.get("/", headers={"accept-language": "ko-KR"}).text
+    served.cookies.clear()
+
+
+def test_a_second_server_is_refused_in_one_line(served, monkeypatch):
+    monkeypatch.setattr("everlearn.server.writer.Writer._spawn", _impatient)
+    with pytest.raises(RunError, match="is in use by another process"):
+        create_app(Settings(served.run))
+
+
+def _impatient(self):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from pathlib import Path; from everlearn.runs import writer; writer._LOCK_PATIENCE = 0; "
+        "writer.main(Path(sys.argv[1]), 0.0)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(self.run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_beyond_loopback_roles_decide(served):
+    with pytest.raises(SettingError, match="has no token"):
+        create_app(Settings(served.run, host="0.0.0.0", learns=False))
+    tokens = {role: Tokens(served.run).create(f"the {role}", role) for role in ("viewer", "reviewer", "admin")}
+    with TestClient(create_app(Settings(served.run, host="0.0.0.0", learns=False, rate=30))) as client:
+
+        def status(method, path, role, **sent):
+            headers = {"authorization": f"Bearer {tokens[role]}"} if role else {}
+            return getattr(client, method)(path, headers=headers, **sent).status_code
+
+        assert status("get", "/api/v1/health", None) == 200
+        assert status("get", "/api/v1/worklist", None) == 401
+        assert client.get("/api/v1/worklist", headers={"authorization": "Bearer guessed"}).status_code == 401
+        assert client.get("/", follow_redirects=False).headers["location"] == "/login"
+        viewer = {"authorization": f"Bearer {tokens['viewer']}"}
+        case = client.get("/api/v1/worklist", headers=viewer).json()["cases"][0]["id"]
+        verdict = {"case_id": case, "verdict": "unsure"}
+        assert status("post", "/api/v1/reviews", "viewer", json=verdict) == 403
+        assert status("post", "/api/v1/reviews", "reviewer", json=verdict) == 201
+        assert status("post", "/api/v1/versions/1/serve", "reviewer") == 403
+        assert status("get", "/api/v1/audit", "admin") == 200
+        assert client.post("/login", data={"token": "wrong"}).status_code == 401
+        assert "the reviewer" in client.post("/login", data={"token": tokens["reviewer"]}).text
+        assert [status("get", "/api/v1/health", None) for _ in range(30)][-1] == 429

@@ -1,0 +1,111 @@
+"""SIGKILL of the server while clients send reviews: every acknowledged review is learned exactly once."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+
+import pytest
+
+pytest.importorskip("fastapi", reason="serving is an extra")
+
+from everlearn.runs import Run
+from everlearn.runs.reviewing import Reviewing
+from everlearn.runs.reviews import Reviews
+
+
+def start(path, port):
+    """A server in a group of its own, answering."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", "1"],
+        start_new_session=True,
+    )
+    for _ in range(3000):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=5)
+            return server
+        except OSError:
+            assert server.poll() is None, "the server did not start"
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def send(port, acknowledged, stop, cases, seed):
+    """Send reviews until told to stop; one that got no answer is sent again with the same key."""
+    rng = random.Random(seed)
+    while not stop.is_set():
+        given = {
+            "case_id": rng.choice(cases),
+            "verdict": "correct",
+            "label": str(rng.randrange(4)),
+            "key": uuid.uuid4().hex,
+        }
+        body = json.dumps(given).encode()
+        while not stop.is_set():
+            try:
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{port}/api/v1/reviews", body, {"content-type": "application/json"}
+                )
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    acknowledged[given["key"]] = json.load(answer)["number"]
+                break
+            except urllib.error.HTTPError:
+                raise
+            except (OSError, ValueError):
+                time.sleep(0.05)
+
+
+def kill_and_check(path, kills, clients, seed=0):
+    """The experiment; returns how many reviews were acknowledged."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rng, acknowledged, stop = random.Random(seed), {}, threading.Event()
+    server = start(path, port)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/worklist?order=arrival") as answer:
+        cases = [case["id"] for case in json.load(answer)["cases"]]
+    threads = [threading.Thread(target=send, args=(port, acknowledged, stop, cases, i)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(kills):
+            time.sleep(rng.uniform(0.5, 3))
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            server = start(path, port)
+        time.sleep(1)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+    time.sleep(2)  # its writer lets go of the run
+    with Run.open(path, write=True) as run:
+        reviews = Reviews(run.journal.file)
+        before = {row["number"] for row in reviews.rows("SELECT number FROM reviews WHERE status = 'learn'")}
+        reviewing = Reviewing(run, reviews, margin=1.0)
+        while reviewing.work():
+            pass
+        learned = [row["review"] for row in reviews.learned()]
+        kept = {row["key"]: row["number"] for row in reviews.rows("SELECT key, number FROM reviews")}
+        assert all(kept.get(key) == number for key, number in acknowledged.items()), "an acknowledged review is lost"
+        assert sorted(learned) == sorted(before) and len(learned) == len(set(learned)), "not each exactly once"
+        stream = reviews.rows("SELECT samples FROM steps WHERE task IS NOT NULL")
+        assert reviewing.learner.samples_seen == sum(row["samples"] for row in stream) + len(learned)
+        assert reviews.verify_audit().fault is None
+        reviews.close()
+    return len(acknowledged)
+
+
+@pytest.mark.slow
+def test_every_acknowledged_review_is_learned_exactly_once(run_path):
+    assert kill_and_check(run_path, kills=3, clients=4) > 0

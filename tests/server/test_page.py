@@ -1,0 +1,154 @@
+"""The page in a real Chromium: look, correct, see it learned; every control."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+pytest.importorskip("fastapi", reason="serving is an extra")
+playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium to open the page in", allow_module_level=True)
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+)
+
+
+@pytest.fixture(scope="module")
+def address(learned_run, tmp_path_factory):
+    path = shutil.copytree(learned_run, tmp_path_factory.mktemp("page") / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", "1"]
+    )
+    try:
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def page(address):
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(120_000)
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: dialog.accept())
+        yield page
+        browser.close()
+
+
+def first_case(page, address):
+    page.goto(address + "/?order=arrival")
+    page.locator("a.case-link").first.click()
+    page.wait_for_selector("#why:not([aria-busy]) .pill")
+
+
+def pixels(page):
+    return page.evaluate("document.getElementById('view').toDataURL()")
+
+
+def test_correct_and_see_it_learned(page, address):
+    first_case(page, address)
+    page.fill("#new-label", "something new")
+    page.fill("#note", "a note")
+    page.check("#box-on")
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.up()
+    assert abs(float(page.input_value("#box-width")) - 50) < 2
+    page.click("#teach")
+    page.wait_for_selector("#said-back.good")
+    assert "something new" in page.inner_text("#said-back") and page.inner_text("#said") == "something new"
+    page.keyboard.press("Escape")
+    page.keyboard.press("z")
+    playwright.expect(page.locator("#said-back")).to_contain_text("taken back", timeout=60_000)
+    assert page.faults == []
+
+
+def test_every_control_changes_the_picture(page, address):
+    first_case(page, address)
+    page.keyboard.press("Escape")
+    seen = {pixels(page)}
+    for act in (
+        lambda: page.keyboard.press("h"),
+        lambda: page.keyboard.press("h") or page.locator("#opacity").fill("90"),
+        lambda: page.locator("#contours").check(),
+        lambda: page.locator("#window").fill("100"),
+        lambda: page.locator("#level").fill("60"),
+        lambda: page.locator("#invert").check(),
+        lambda: page.locator("#zoom").fill("300"),
+        lambda: page.locator("#stage").focus() or page.keyboard.press("ArrowLeft"),
+    ):
+        act()
+        now = pixels(page)
+        assert now not in seen
+        seen.add(now)
+    page.click("#reset")
+    page.select_option("#target", index=2)
+    page.wait_for_selector("#why:not([aria-busy]) .pill")
+    assert page.inner_text("#why").count("Asked about") + page.inner_text("#why").count("Predicted") == 1
+    assert page.faults == []
+
+
+def test_keys_work_through_the_list(page, address):
+    first_case(page, address)
+    before = page.url
+    page.keyboard.press("u")
+    page.wait_for_selector("#said-back.good")
+    page.keyboard.press("n")
+    page.wait_for_url(lambda url: url != before)
+    page.wait_for_selector("#why:not([aria-busy]) .pill")
+    page.keyboard.press("a")
+    page.wait_for_selector("#said-back.good")
+    assert page.faults == []
+
+
+def test_memory_dashboard_language_and_theme(page, address):
+    page.goto(address + "/memory")
+    count = page.locator("[data-remove]").count()
+    page.locator("[data-remove]").first.click()
+    page.wait_for_load_state("load")
+    playwright.expect(page.locator("[data-remove]")).not_to_have_count(count, timeout=60_000)
+    page.goto(address + "/dashboard")
+    assert page.locator("svg.chart").count() >= 3
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    page.click("[data-language=ko]")
+    page.wait_for_selector("html[lang=ko]")
+    assert page.inner_text("h1") == "현황판"
+    page.click("[data-language=en]")
+    page.wait_for_selector("html[lang=en]")
+    assert page.faults == []
+
+
+def test_every_control_has_a_name_for_a_screen_reader(page, address):
+    first_case(page, address)
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, textarea, a')]
+        .filter((e) => !(e.labels && e.labels.length) && !e.textContent.trim() && !e.getAttribute('aria-label'))
+        .filter((e) => e.getAttribute('aria-hidden') !== 'true').map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []

@@ -16,8 +16,9 @@ FLOORS = {
     "runs": 4,
     "report": 4,
     "discovery": 4,
+    "bench": 5,
     "server": 5,
-    "cli": 5,
+    "cli": 6,
 }
 HOUSE = Path(__file__).parents[1] / "src" / "everlearn"
 

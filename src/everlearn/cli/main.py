@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from everlearn.cli.bench import bench
 from everlearn.cli.demo import demo
 from everlearn.cli.discover import discover
 from everlearn.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ for verb in (demo, learn, evaluate, predict, explain, report, pretrain, parity, 
     app.command()(verb)
 app.command("audit-log")(audit_log)
 app.command()(discover)
+app.add_typer(bench)
 
 
 def run() -> None:

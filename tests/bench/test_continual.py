@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from everlearn.bench import continual as bench
+from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.data import open_source
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.learners import ER, GSS, MIR, MKD, SLDA, LwF
 from everlearn.models import build_model
-from everlearn.runs import bench_continual as bench
-from everlearn.runs.bench_table import as_markdown, dataset_of, machine, summary
 
 SETTING = bench.Setting(tasks=2, quick=True)
 LINES = [bench.Entry("ER", "er", ncm="ER + NCM"), bench.Entry("naive", "naive")]

@@ -1,0 +1,1 @@
+"""Published tables, run anew: each on its standard sets and on any source, resumable, machine and versions said."""

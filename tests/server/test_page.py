@@ -1,15 +1,19 @@
 """The page in a real Chromium: look, correct, see it learned; every control."""
 
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 
 pytest.importorskip("fastapi", reason="serving is an extra")
+from everlearn.runs.reviews import Review, Reviews
+
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -23,11 +27,17 @@ QUIET = (
 @pytest.fixture(scope="module")
 def address(learned_run, tmp_path_factory):
     path = shutil.copytree(learned_run, tmp_path_factory.mktemp("page") / "run")
+    with serving(path, margin=1) as address:
+        yield address
+
+
+@contextmanager
+def serving(path, margin):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", "1"]
+        [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", str(margin)]
     )
     try:
         for _ in range(1200):
@@ -105,6 +115,8 @@ def test_every_control_changes_the_picture(page, address):
         now = pixels(page)
         assert now not in seen
         seen.add(now)
+    page.locator("#cutoff").fill("100")
+    assert "Below the probability" in page.inner_text("#stage-said")
     page.click("#reset")
     page.select_option("#target", index=2)
     page.wait_for_selector("#why:not([aria-busy]) .pill")
@@ -141,6 +153,33 @@ def test_memory_dashboard_language_and_theme(page, address):
     assert page.inner_text("h1") == "현황판"
     page.click("[data-language=en]")
     page.wait_for_selector("html[lang=en]")
+    assert page.faults == []
+
+
+def test_the_page_says_why_a_version_is_held_back(page, run_path, pictures):
+    reviews, (inputs, names) = Reviews(run_path / "journal.sqlite"), pictures
+    for i, name in enumerate(names[:12]):  # somebody teaches nonsense
+        wrong = {"0": "1", "1": "2", "2": "0"}[name]
+        reviews.add(Review(f"s{i}", "correct", wrong, inputs[i].numpy()))
+    with serving(run_path, margin=0) as address:
+        while reviews.queue():
+            time.sleep(0.1)
+        before = reviews.in_service()["number"]
+        first_case(page, address)
+        said, other = page.inner_text("#said"), {"0": "1", "1": "2", "2": "0"}[page.inner_text("#said")]
+        page.select_option("#label", other)
+        page.click("#correct")
+        page.wait_for_selector("#said-back.bad")
+        assert "not put in service" in page.inner_text("#said-back")
+        assert f"fewer right than version {before}; at most 0% are allowed" in page.inner_text("#said-back")
+        assert page.inner_text("#said") == said and page.inner_text("#version") == str(before)
+        page.goto(address + "/dashboard")
+        assert "was not put in service: of" in page.inner_text(".alarms")
+        assert page.locator("tr.refused").count() and page.inner_text("tr.in-service td:first-child") == str(before)
+        assert page.locator("circle.refused").count()
+        assert reviews.in_service()["number"] == before
+        assert json.load(urllib.request.urlopen(address + "/api/v1/health"))["version"] == before
+    reviews.close()
     assert page.faults == []
 
 

@@ -1,6 +1,7 @@
 """Every review is learned once, in order, to the same bits, whatever happens in between."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -188,16 +189,18 @@ def test_roll_back_serves_an_earlier_version_and_sets_aside_what_came_after(open
 
 
 def test_a_version_that_falls_is_not_put_in_service(opened, pictures):
-    desk = opened(margin=0.0)
+    desk = opened(margin=0.0, publish_after=math.inf)  # all twelve in one version
     first = desk.reviews.in_service()["number"]
+    known = versions.load(desk.run.path, first)[1]
     inputs, names = pictures
     for i, name in enumerate(names[:12]):  # somebody teaches nonsense
         desk.reviews.add(Review(f"s{i}", "correct", {"0": "1", "1": "2", "2": "0"}[name], inputs[i].numpy()))
     finish(desk)
     last = desk.reviews.versions()[-1]
-    serving = desk.reviews.in_service()["number"]
-    assert last["status"] == "refused" and f"than version {serving}" in last["reason"]
-    assert first <= serving < last["number"]
+    assert last["status"] == "refused" and f"than version {first}" in last["reason"]
+    assert desk.reviews.in_service()["number"] == first < last["number"]
+    assert same(versions.load(desk.run.path, first)[1], known)
+    assert [row["number"] for row in desk.reviews.versions() if row["status"] == "in service"] == [first]
     desk.close()
     desk = opened(margin=1.0)  # a new writer measures the version in service anew
     desk.reviews.add(Review("s20", "accept", names[20], inputs[20].numpy()))

@@ -10,6 +10,7 @@ import torch
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 
 from everlearn.errors import DataError
+from everlearn.explainers import Explanation
 from everlearn.server import schemas
 from everlearn.server.cases import to_png
 from everlearn.server.desk import Desk
@@ -312,7 +313,6 @@ def version_lines(desk: Desk) -> list[schemas.VersionLine]:
 
 def _explained(desk: Desk, name: str, picture: torch.Tensor, target: str | None, method: str) -> schemas.Explained:
     served, e = desk.service.explain(name, picture, target, method)
-    heat = e.map[0].clamp(min=0)
     return schemas.Explained(
         version=served.number,
         label=served.names[e.code],
@@ -327,8 +327,15 @@ def _explained(desk: Desk, name: str, picture: torch.Tensor, target: str | None,
             schemas.Remembered(id=x.id, label=served.names[x.code], share=x.value, step=x.step, distance=x.distance)
             for x in e.evidence or []
         ],
-        map=(heat / heat.max().clamp(min=1e-12)).mul(1000).round().div(1000).tolist(),
+        map=heat_map(e),
     )
+
+
+def heat_map(e: Explanation) -> list[list[float]]:
+    """Rows of the map, 0..1 in three decimals."""
+    heat = e.map[0].clamp(min=0)
+    thousandths = (heat / heat.max().clamp(min=1e-12)).mul(1000).round().int()
+    return [[n / 1000 for n in row] for row in thousandths.tolist()]
 
 
 def _scored(score: Any) -> schemas.Scored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import io
@@ -176,6 +177,11 @@ def to_png(picture: Tensor) -> bytes:
     """A PNG of ``[C, H, W]`` uint8."""
     pixels = picture.cpu().numpy()
     return _png(Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def as_url(png: bytes) -> str:
+    """A PNG as a URL that holds it, for a page that must show it even after it was replaced in memory."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _png(image: Image.Image) -> bytes:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated, Any
 
 import jinja2
+import torch
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from everlearn.server import charts
-from everlearn.server.api import CaseId, TheDesk, Who, version_lines
+from everlearn.server.api import CaseId, TheDesk, Who, heat_map, version_lines
+from everlearn.server.cases import as_url, to_png
 from everlearn.server.desk import Desk
 from everlearn.server.memory_view import remembered
 from everlearn.server.security import COOKIE, SESSION_SECONDS, Actor
@@ -91,12 +94,16 @@ def why(
     """Words, verdict and remembered cases: a part of the case's page."""
     served, e = desk.service.explain(id, desk.cases.picture(id), target or None)
     language = _language(request)
+    held = served.learner.memory
+    slots = {id_: slot for slot, id_ in enumerate(held.ids[: held.size].tolist())}
     return _page(
         request,
         desk,
         who,
         "why.html",
         e=e,
+        map=json.dumps(heat_map(e)),
+        pictures={x.id: as_url(to_png(held.take(torch.tensor([slots[x.id]])).inputs[0])) for x in e.evidence or []},
         served=served,
         names=served.names,
         words=words_in(language, e, lambda c: served.names[c]),

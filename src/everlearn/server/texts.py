@@ -46,6 +46,7 @@ _TEXTS = {
     "opacity": ("Opacity", "불투명도"),
     "contours": ("Contours", "등고선"),
     "cutoff": ("No map below", "이 확률 미만은 표시 안 함"),
+    "no_picture": ("The picture cannot be shown.", "영상을 표시할 수 없습니다."),
     "below_cutoff": ("Below the probability cut-off: no finding is drawn.", "설정 확률 미만이므로 소견을 표시하지 않습니다."),
     "window": ("Window", "윈도우 폭"),
     "level": ("Level", "윈도우 중심"),

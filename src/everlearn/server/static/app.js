@@ -76,6 +76,7 @@ function caseView(page) {
     const g = c.getContext("2d", { willReadFrequently: true }); g.drawImage(image, 0, 0);
     pixels = g.getImageData(0, 0, c.width, c.height); shown = c; windowed();
   };
+  image.onerror = () => { $("stage-said").textContent = t.tNoPicture; };
   image.src = `/api/v1/cases/${id}/picture`;
 
   function windowed() {
@@ -108,7 +109,7 @@ function caseView(page) {
     const p = place();
     pen.imageSmoothingEnabled = shown.width >= 128;
     pen.drawImage(shown, p.x, p.y, shown.width * p.s, shown.height * p.s);
-    const hidden = probability < Number($("cutoff").value) / 100;
+    const least = Number($("cutoff").value) / 100, hidden = probability < least || least === 1; // no probability is 1: it was rounded
     $("stage-said").textContent = hidden ? t.tBelow : "";
     const v = seen(), at = [p.x + v.x * p.s, p.y + v.y * p.s, v.w * p.s, v.h * p.s];
     if (heatCanvas && $("heat-on").checked && !hidden) {
@@ -144,15 +145,15 @@ function caseView(page) {
     const mine = ++asked, target = $("target").value, query = target ? "?target=" + encodeURIComponent(target) : "";
     $("why").setAttribute("aria-busy", "true");
     try {
-      const e = await ask("GET", `/cases/${id}/explanation${query}`);
-      const words = await (await fetch(`/case/${id}/why${query}`)).text();
+      const answer = await fetch(`/case/${id}/why${query}`), words = await answer.text();
+      if (!answer.ok) throw new Error(JSON.parse(words).detail);
       if (mine !== asked) return;
-      heat = e.map;
+      $("why").innerHTML = words; // the map comes with the words, so that both are of one version and one class
+      heat = JSON.parse($("explained").dataset.map); probability = Number($("explained").dataset.probability);
       heatCanvas = document.createElement("canvas"); heatCanvas.width = heat[0].length; heatCanvas.height = heat.length;
       const data = new ImageData(heatCanvas.width, heatCanvas.height);
       heat.flat().forEach((v, i) => { const rgb = colour(v); for (let k = 0; k < 3; k++) data.data[4 * i + k] = rgb[k]; data.data[4 * i + 3] = 255 * (0.25 + 0.75 * v); });
       heatCanvas.getContext("2d").putImageData(data, 0, 0);
-      $("why").innerHTML = words;
     } catch (error) { if (mine === asked) $("why").textContent = `${t.tWhyFailed} ${error.message}`; }
     $("why").removeAttribute("aria-busy");
     draw();
@@ -183,7 +184,7 @@ function caseView(page) {
         const now = await ask("GET", "/cases/" + id);
         const percent = (100 * now.score.probability).toFixed(1) + " %";
         $("said").textContent = now.score.label; $("said-p").textContent = percent; $("version").textContent = now.score.version;
-        probability = now.score.probability; document.body.dataset.version = now.score.version; t.said = now.score.label;
+        document.body.dataset.version = now.score.version; t.said = now.score.label;
         say(fill(t.tLearned, now.score.version, now.score.label, percent), "good");
         const fresh = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
         document.querySelector(".ranked").replaceWith(document.adoptNode(fresh.querySelector(".ranked")));

@@ -26,8 +26,9 @@ def test_json_ranks_layouts_and_explains_the_best():
     result = call("llama3-8b", "--cluster", "h100:16", "--tokens", "1T", "--budget", "1M", "--days", 30, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    times = [each["step_seconds"] for each in found["plans"]]
-    assert times == sorted(times)
+    speeds = [each["tokens_per_second_per_device"] for each in found["plans"]]
+    assert speeds == sorted(speeds, reverse=True)
+    assert found["batch"].startswith("a step has ")
     assert found["plans"][0]["layout"]["devices"] == 16
     assert found["explanation"] and len(found["verdicts"]) == 2
     assert found["tokens"] == 1e12

@@ -18,7 +18,7 @@ from everlearn.errors import SettingError
 from everlearn.scaling.plan.cluster import Cluster, load_cluster
 from everlearn.scaling.plan.config import ModelShape
 from everlearn.scaling.plan.cost import Cost, cost_of
-from everlearn.scaling.plan.explain import CAUSES, explain, shares
+from everlearn.scaling.plan.explain import CAUSES, batch, explain, shares
 from everlearn.scaling.plan.export import as_json, as_pretrain
 from everlearn.scaling.plan.layout import PRECISIONS
 from everlearn.scaling.plan.plan import Plan, predict
@@ -40,8 +40,11 @@ def plan(
     ] = None,
     budget: Annotated[str | None, Option(help="money for the run in USD, such as 5M")] = None,
     days: Annotated[float | None, Option(help="days for the run")] = None,
-    batch: Annotated[
-        str | None, Option(help="tokens of a step, such as 4M; by default the configuration's, else 4M")
+    batch_: Annotated[
+        str | None,
+        Option(
+            "--batch", help="tokens of a step, such as 4M; by default the configuration's, else 4M; adapted to divide"
+        ),
     ] = None,
     precision: Annotated[str | None, Option(help=f"one of {', '.join(PRECISIONS)}; by default bf16")] = None,
     stack: Annotated[str, Option(help=f"software generation: {', '.join(STACKS)}")] = "modern",
@@ -65,23 +68,29 @@ def plan(
         raise SettingError(f"top is {top} and days {days}; expected 1 or more, and above 0")
     asked = amount(tokens, "tokens") if tokens else 20.0 * request.shape.active_parameters
     money = amount(budget, "budget") if budget else None
-    sequences = _sequences(request, machines, batch)
+    per_step = amount(batch_, "batch") if batch_ else float(request.global_batch * request.shape.seq_len or USUAL_BATCH)
+    sequences = _sequences(request, machines, per_step, exact=batch_ is None and request.global_batch > 0)
     plans = _plans(request, machines, sequences, stack, precision, json)
     cost = cost_of(plans[0], asked)
     verdicts = judge(cost, machines.devices, money, days)
     if out is not None:
         _write(out, as_pretrain(plans[0], asked, request.preset))
     if json:
-        show.print_json(_json(request.shape, machines, plans[:top], plans, asked, verdicts, out))
+        show.print_json(_json(request.shape, machines, plans[:top], plans, asked, per_step, verdicts, out))
         return
     _table(request.shape, machines, plans, top, asked)
-    _explained(plans, cost, verdicts, out)
+    _explained(plans, cost, per_step, verdicts, out)
 
 
-def _sequences(request: Request, cluster: Cluster, batch: str | None) -> int:
-    if batch is None and request.global_batch:
+def _sequences(request: Request, cluster: Cluster, tokens: float, exact: bool) -> int:
+    """Sequences of a step: those of the configuration as they are, or a number near so many tokens that divides."""
+    if exact:
         return request.global_batch
-    return fitting_batch(amount(batch, "batch") if batch else USUAL_BATCH, request.shape, cluster.devices)
+    if request.layout:
+        told = request.chosen(cluster.devices, 1)
+        unit = told.dp * told.micro_batch
+        return max(1, round(tokens / request.shape.seq_len / unit)) * unit
+    return fitting_batch(tokens, request.shape, cluster.devices)
 
 
 def _plans(
@@ -133,6 +142,7 @@ def _json(
     shown: list[Plan],
     plans: list[Plan],
     tokens: float,
+    per_step: float,
     verdicts: list[str],
     out: Path | None,
 ) -> dict[str, Any]:
@@ -141,6 +151,7 @@ def _json(
         "model": model,
         "cluster": asdict(cluster),
         "tokens": tokens,
+        "batch": batch(plans[0], per_step),
         "layouts": len(plans),
         "plans": [as_json(plan, cost_of(plan, tokens)) for plan in shown],
         "explanation": explain(plans[0], plans),
@@ -152,11 +163,11 @@ def _json(
 def _table(shape: ModelShape, cluster: Cluster, plans: list[Plan], top: int, tokens: float) -> None:
     title = (
         f"{shape.name}: {shape.parameters / 1e9:.1f} B parameters ({shape.active_parameters / 1e9:.1f} B active), "
-        f"{tokens:.3g} tokens on {cluster.devices} × {cluster.device.name}; {len(plans)} layouts fit"
+        f"{tokens / 1e12:.3g} T tokens on {cluster.devices} × {cluster.device.name}; {len(plans)} layouts fit"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("layout", no_wrap=True)
-    for name in ("step s", "tok/s/dev", "MFU %", "HFU %", "GiB", "days", "M$", "MWh"):
+    for name in ("step s", "tok/s/dev", "MFU %", "HFU %", "GiB", "days", "M$", "MWh", "batch"):
         table.add_column(name, justify="right")
     for each in plans[:top]:
         cost = cost_of(each, tokens)
@@ -167,17 +178,18 @@ def _table(shape: ModelShape, cluster: Cluster, plans: list[Plan], top: int, tok
             f"{100 * each.hfu:.1f}",
             f"{each.memory.total / 2**30:.0f}",
             f"{cost.days:.1f}",
-            f"{cost.usd / 1e6:.3g}",
-            f"{cost.megawatt_hours:.3g}",
+            f"{cost.usd / 1e6:.3g}" if cost.usd < 1e8 else f"{cost.usd / 1e6:.0f}",
+            f"{cost.megawatt_hours:,.0f}",
+            f"{each.layout.global_batch}",
         )
         table.add_row(each.layout.words, *figures)
     console.print(table)
 
 
-def _explained(plans: list[Plan], cost: Cost, verdicts: list[str], out: Path | None) -> None:
+def _explained(plans: list[Plan], cost: Cost, per_step: float, verdicts: list[str], out: Path | None) -> None:
     best = plans[0]
     console.print(f"best: {best.layout.words}, {cost.days:.1f} days, ${cost.usd:,.0f}", soft_wrap=True)
-    for line in explain(best, plans) + verdicts:
+    for line in [batch(best, per_step), *explain(best, plans), *verdicts]:
         console.print(f"  {line}", soft_wrap=True)
     parts = ", ".join(f"{CAUSES[name]} {share:.0%}" for name, share in shares(best))
     console.print(f"  a step: {parts}", soft_wrap=True)

@@ -8,11 +8,11 @@ import pytest
 from everlearn.errors import SettingError
 from everlearn.scaling.plan import Layout, load_cluster, load_shape, predict, search
 from everlearn.scaling.plan.cost import cost_of
-from everlearn.scaling.plan.explain import CAUSES, REMEDIES, explain, limit, shares
+from everlearn.scaling.plan.explain import CAUSES, REMEDIES, batch, explain, limit, shares
 from everlearn.scaling.plan.export import as_json, as_pretrain
 from everlearn.scaling.plan.failures import failures_of, young
 from everlearn.scaling.plan.request import Request, amount, fitting_batch, read_request
-from everlearn.scaling.plan.search import SAFE
+from everlearn.scaling.plan.search import SAFE, batches
 
 H100 = load_cluster("h100:64")
 LLAMA = load_shape("llama3-70b")
@@ -24,8 +24,8 @@ def plans():
 
 
 def test_search_is_sorted_and_fits(plans):
-    times = [plan.step_seconds for plan in plans]
-    assert times == sorted(times)
+    speeds = [plan.tokens_per_second for plan in plans]
+    assert speeds == sorted(speeds, reverse=True)
     assert all(plan.memory.total <= SAFE * 80 * 2**30 for plan in plans)
 
 
@@ -38,10 +38,36 @@ def test_search_beats_or_meets_every_layout_by_hand(plans):
 
 
 def test_what_fits_nowhere_is_refused():
-    with pytest.raises(SettingError, match="fits no layout on 8 devices: the leanest needs"):
+    with pytest.raises(SettingError, match="fits no layout on 8 devices: the leanest, dp1 tp8 pp1, needs"):
         search(load_shape("dense-1t"), load_cluster("h100:8"), 64)
-    with pytest.raises(SettingError, match="no layout of 96 layers, 96 heads and 7 sequences fills 13 devices"):
+    found = r"no layout fills 13 devices: .* tp may be 1 .* pp 1 \(of 96 layers\), and no dp .* 7 sequences"
+    with pytest.raises(SettingError, match=found):
         search(load_shape("gpt-175b"), load_cluster("h100:13"), 7)
+
+
+def test_the_batch_is_adapted_to_layouts_that_do_not_divide_it():
+    shape, cluster = load_shape("dense-1t"), load_cluster("a100:3072")
+    found = search(shape, cluster, 2048)
+    assert {plan.layout.global_batch % (plan.layout.dp * plan.layout.micro_batch) for plan in found} == {0}
+    assert all(abs(plan.layout.global_batch / 2048 - 1) <= 0.1 for plan in found)
+    best = found[0]
+    assert best.layout.dp % 3 == 0  # 3072 = 3 × 1024, and 128 layers have no 3
+    assert f"of the 4 M asked for do not divide by dp {best.layout.dp} × micro-batch" in batch(best, 4e6)
+    predict(shape, best.layout, cluster)  # its checks pass
+    assert all(plan.layout.global_batch == 256 for plan in search(LLAMA, H100, 256))
+
+
+def test_batches_keep_what_divides_and_take_the_nearest_where_it_does_not():
+    assert {cut.global_batch for cut in batches(Layout(dp=8, pp=4), 64)} == {64}
+    odd = list(batches(Layout(dp=6, pp=64), 2048))
+    assert [(cut.micro_batch, cut.global_batch) for cut in odd] == [
+        (1, 1920),
+        (1, 2046),
+        (2, 2052),
+        (4, 2040),
+        (8, 2064),
+    ]
+    assert list(batches(Layout(dp=5), 2)) == []
 
 
 def test_long_sequences_try_context_parallelism():

@@ -1,5 +1,6 @@
 """The five formats, what is refused, and the goals on the shared rows."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,23 @@ def test_bad_cells_are_refused_row_by_row(tmp_path):
     rows = cases(tmp_path, VTRAIN + good.replace("3072", "wide") + good.replace("3072", "0") + "64,512\n" + good)
     assert [isinstance(row, Refused) for row in rows] == [True, True, True, False]
     assert "'hidden size' is 'wide'; expected a number" in rows[0].reason
+
+
+def test_cells_that_make_no_sense_are_refused_and_never_crash(tmp_path):
+    rng = random.Random(0)
+    junk = ("", "n/a", "0", "-1", "x", "1e30", "7")
+    run = run_row(id="a", model="GPT 175B", params_b=175, layers=96, hidden=12288, heads=96, device="A100", n_devices=64,
+                  tp=8, pp=8, micro_batch=1, global_batch_seqs=64, recompute="full", iter_time_s=18, days=9)  # fmt: skip
+    bridge = "26.06 NeMo,Pre,Mixtral 8x7B,DGX-H100,64,FP8,1280,1,4096,1,4,1,8,8,20288,661,s,,,\n"
+    for text in (VTRAIN + "64,512,8,3072,32,30,2048,1,64,1,3566.5\n", RUNS + run, BRIDGE + bridge):
+        header, row = text.splitlines()[0], text.splitlines()[-1].split(",")
+        lines = [[rng.choice(junk) if rng.random() < 0.2 else cell for cell in row] for _ in range(60)]
+        file = tmp_path / "rows.csv"
+        file.write_text("\n".join([header, *(",".join(line) for line in lines)]))
+        found = validate(file)
+        told = {c.row for c in found.comparisons} | {r.name for r in found.refused}
+        assert found.refused and found.comparisons and told
+        assert all(refused.reason for refused in found.refused)
 
 
 @shared

@@ -70,15 +70,35 @@ def explain(best: Plan, others: list[Plan]) -> list[str]:
         if rival is not None:
             rivals.setdefault(rival.layout.words, rival)
     for words, rival in rivals.items():
-        slower = rival.step_seconds / best.step_seconds - 1
+        slower = best.tokens_per_second / rival.tokens_per_second - 1
         lines.append(f"{words} is {slower:.1%} slower: {_loses(best, rival)}")
     return lines
+
+
+def batch(plan: Plan, asked: float) -> str:
+    """The batch of a plan, and why it is not the one that was asked for.
+
+    Parameters
+    ----------
+    asked : float
+        Tokens of a step.
+    """
+    layout = plan.layout
+    line = f"a step has {layout.global_batch} sequences, {plan.tokens_per_step / 1e6:.3g} M tokens"
+    wanted, unit = max(1, round(asked / plan.shape.seq_len)), layout.dp * layout.micro_batch
+    if wanted == layout.global_batch:
+        return line
+    why = f"do not divide by dp {layout.dp} × micro-batch {layout.micro_batch}"
+    if wanted % unit == 0:
+        why = "have fewer factors in common with the devices"
+    return f"{line}: the {wanted} sequences of the {asked / 1e6:.3g} M asked for {why}"
 
 
 def _loses(best: Plan, rival: Plan) -> str:
     """The cause by which the rival loses most."""
     names = sorted(set(best.parts) | set(rival.parts))
-    more = {name: (rival.parts.get(name, 0) - best.parts.get(name, 0)) / best.step_seconds for name in names}
+    scale = best.tokens_per_step / rival.tokens_per_step
+    more = {name: (scale * rival.parts.get(name, 0) - best.parts.get(name, 0)) / best.step_seconds for name in names}
     name = max(more, key=lambda n: more[n])
     return f"{CAUSES[name]} cost {more[name]:.1%} of the step more" if more[name] > 0.0005 else "the two are alike"
 

@@ -15,6 +15,7 @@ from everlearn.scaling.plan.stack import MODERN, Stack
 
 LONG = 32768  # tokens of a sequence from which on context parallelism is tried
 SAFE = 0.95  # of a device's memory that a searched layout may take
+GIVE = 0.1  # share by which the batch may change so that a layout divides it
 
 
 def search(
@@ -25,12 +26,12 @@ def search(
     precision: str = "bf16",
     moment: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Plan]:
-    """Plans that divide and fit, from fast to slow.
+    """Plans that divide and fit, from most tokens a second to fewest.
 
     Parameters
     ----------
     global_batch : int
-        Sequences of a step.
+        Sequences of a step; a layout that does not divide them gets the nearest number that it does, within a tenth.
     precision : str
         Of the linear layers' products.
     moment : callable
@@ -39,7 +40,7 @@ def search(
     Raises
     ------
     SettingError
-        If nothing divides, or nothing fits; says by how much.
+        If nothing divides, and what, or nothing fits, and by how much.
 
     Examples
     --------
@@ -50,37 +51,42 @@ def search(
     """
     cuts = list(cuts_of(shape, cluster, global_batch, precision))
     if not cuts:
-        heads = f"{shape.layers} layers, {shape.heads} heads and {global_batch} sequences"
-        raise SettingError(f"no layout of {heads} fills {cluster.devices} devices; change their number or the batch")
+        raise SettingError(_undivided(shape, cluster, global_batch))
     room = SAFE * cluster.device.memory_gib * 2**30
-    plans, least = [], float("inf")
+    plans = []
+    leanest: tuple[float, str] = (float("inf"), "")
     for done, cut in enumerate(cuts):
         moment(done, len(cuts))
-        for micro in micro_batches(cut, global_batch):
-            for layout in chunked(shape, replace(cut, micro_batch=micro)):
-                found, need = _cheapest(shape, layout, stack, room)
-                least = min(least, need)
-                if found is not None:
-                    plans.append(estimate(shape, found, cluster, stack))
+        for layout in (chunks for batched in batches(cut, global_batch) for chunks in chunked(shape, batched)):
+            found, need = _cheapest(shape, layout, stack, room)
+            leanest = min(leanest, (need, layout.words.split(" mb")[0]))
+            if found is not None:
+                plans.append(estimate(shape, found, cluster, stack))
     moment(len(cuts), len(cuts))
     if not plans:
         raise SettingError(
-            f"{shape.name} fits no layout on {cluster.devices} devices: the leanest needs {least / 2**30:.0f} GiB, "
-            f"and {SAFE:.0%} of {cluster.device.memory_gib:g} GiB may be used; take more devices or larger ones"
+            f"{shape.name} fits no layout on {cluster.devices} devices: the leanest, {leanest[1]}, needs "
+            f"{leanest[0] / 2**30:.0f} GiB, and {SAFE:.0%} of {cluster.device.memory_gib:g} GiB may be used; "
+            "take more devices or larger ones"
         )
-    return sorted(plans, key=lambda plan: (plan.step_seconds, plan.memory.total))
+    return sorted(plans, key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
 
 
 def cuts_of(shape: ModelShape, cluster: Cluster, global_batch: int, precision: str) -> Iterator[Layout]:
     """Ways to fill the devices: tensor parallelism within a domain, pipelines that divide the layers, experts."""
     n = cluster.devices
     for tp in _powers(min(8, cluster.devices_per_domain, n)):
-        if shape.heads % tp or shape.kv_heads % tp or shape.vocab % tp or n % tp:
+        if _tp_rest(shape, tp) or n % tp:
             continue
         for cp in _powers(min(64, n // tp)) if shape.seq_len >= LONG else (1,):
             for pp in range(1, min(shape.layers, n // (tp * cp)) + 1):
                 dp, rest = divmod(n, tp * cp * pp)
-                if rest or global_batch % dp or slots(shape, Layout(pp=pp)) is None or shape.seq_len % cp:
+                if (
+                    rest
+                    or nearest(global_batch, dp) is None
+                    or slots(shape, Layout(pp=pp)) is None
+                    or shape.seq_len % cp
+                ):
                     continue
                 for ep in _expert_ways(shape, dp * cp):  # as `everlearn pretrain` spreads them
                     for zero in (1, 3) if dp * cp > 1 and pp == 1 else (1,):
@@ -89,10 +95,25 @@ def cuts_of(shape: ModelShape, cluster: Cluster, global_batch: int, precision: s
                         )
 
 
-def micro_batches(cut: Layout, global_batch: int) -> list[int]:
-    """Micro-batches that divide a replica's share of the batch."""
-    own = global_batch // cut.dp
-    return [b for b in (1, 2, 4, 8) if own % b == 0]
+def batches(cut: Layout, wanted: int) -> Iterator[Layout]:
+    """The layout with each micro-batch, and the wanted batch or those next to it that divide, in chunks too."""
+    for micro in (1, 2, 4, 8):
+        unit = cut.dp * micro
+        sizes = [wanted] if wanted % unit == 0 else [nearest(wanted, unit), nearest(wanted, unit * cut.pp)]
+        for size in sorted({size for size in sizes if size is not None}):
+            yield replace(cut, micro_batch=micro, global_batch=size)
+
+
+def nearest(wanted: int, unit: int) -> int | None:
+    """The multiple of ``unit`` next to what is wanted, or None if it is more than a tenth away.
+
+    Examples
+    --------
+    >>> nearest(2048, 6), nearest(2048, 384), nearest(7, 4)
+    (2046, 1920, None)
+    """
+    found = max(1, round(wanted / unit)) * unit
+    return found if abs(found - wanted) <= GIVE * wanted else None
 
 
 def chunked(shape: ModelShape, layout: Layout) -> Iterator[Layout]:
@@ -102,6 +123,27 @@ def chunked(shape: ModelShape, layout: Layout) -> Iterator[Layout]:
         for v in range(2, 11):
             if slots(shape, replace(layout, vpp=v)) is not None:
                 yield replace(layout, vpp=v)
+
+
+def _undivided(shape: ModelShape, cluster: Cluster, global_batch: int) -> str:
+    """Which numbers of devices, layers, heads and sequences do not go together."""
+    n = cluster.devices
+    tps = [tp for tp in _powers(min(8, cluster.devices_per_domain, n)) if not (_tp_rest(shape, tp) or n % tp)]
+    pps = [p for p in range(1, min(shape.layers, n) + 1) if n % p == 0 and slots(shape, Layout(pp=p)) is not None]
+    return (
+        f"no layout fills {n} devices: of dp × tp × pp = {n}, tp may be {_listed(tps)} (it must divide {shape.heads} "
+        f"heads, {shape.kv_heads} kv_heads and {shape.vocab} words), pp {_listed(pps)} (of {shape.layers} layers), and "
+        f"no dp that they leave comes within a tenth of dividing {global_batch} sequences; "
+        "change the number of devices or the batch"
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) or "nothing"
+
+
+def _tp_rest(shape: ModelShape, tp: int) -> int:
+    return shape.heads % tp or shape.kv_heads % tp or shape.vocab % tp
 
 
 def _cheapest(shape: ModelShape, layout: Layout, stack: Stack, room: float) -> tuple[Layout | None, float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from everlearn.errors import SettingError
 from everlearn.scaling.plan.plan import Plan, estimate
 from everlearn.scaling.plan.published import Case, Refused, read_cases
 
@@ -86,17 +86,26 @@ def validate(path: str | Path) -> Validation:
         If the file cannot be read, is empty, or is of no known format.
     """
     kind, cases = read_cases(path)
-    comparisons = [c for case in cases if isinstance(case, Case) for c in compare(case)]
-    return Validation(Path(path).name, kind, comparisons, [case for case in cases if isinstance(case, Refused)])
+    comparisons: list[Comparison] = []
+    refused = []
+    for case in cases:
+        if isinstance(case, Refused):
+            refused.append(case)
+            continue
+        try:
+            comparisons += compare(case)
+        except (ArithmeticError, SettingError) as error:
+            refused.append(Refused(case.name, f"its sizes make no run that can be predicted ({error})"))
+    return Validation(Path(path).name, kind, comparisons, refused)
 
 
-def compare(case: Case) -> Iterable[Comparison]:
+def compare(case: Case) -> list[Comparison]:
     """Predicted beside published, figure by figure."""
     plan = estimate(case.shape, case.layout, case.cluster, case.stack)
-    for metric, published in case.published.items():
-        yield Comparison(
-            case.name, metric, predicted(case, plan, metric), published, case.shape.name, case.layout.words
-        )
+    return [
+        Comparison(case.name, metric, predicted(case, plan, metric), published, case.shape.name, case.layout.words)
+        for metric, published in case.published.items()
+    ]
 
 
 def predicted(case: Case, plan: Plan, metric: str) -> float:

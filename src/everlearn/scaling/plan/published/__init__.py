@@ -68,6 +68,8 @@ def _guarded(reader: Callable[[Row, str], Case], row: Row, number: int) -> Case 
     name = row.get("id") or row.get("line") or str(number)
     try:
         case = reader(row, name)
-    except (SettingError, ValueError, KeyError, OverflowError) as error:
+    except (SettingError, ValueError, KeyError) as error:
         return Refused(name, str(error))
+    except ArithmeticError as error:
+        return Refused(name, f"its sizes make no model or layout ({error})")
     return case if case.published else Refused(name, "the row has no measured figure to compare with")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from everlearn.errors import SettingError
 from everlearn.scaling.plan.cluster import Cluster, load_cluster
-from everlearn.scaling.plan.config import ModelShape, load_shape
+from everlearn.scaling.plan.config import ModelShape, load_shape, preset_names
 from everlearn.scaling.plan.layout import Layout
 from everlearn.scaling.plan.memory import memory_of
 from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive
@@ -37,9 +37,10 @@ def read(row: Row, name: str) -> Case:
     summary of 25.09 says; "n/a" is 1; ZeRO-1, and ZeRO-3 where FSDP is on. The container's release decides the stack.
     """
     key = re.sub(r"\(.*?\)|[^a-z0-9]", "", row["model"].lower())
-    if key not in MODELS:
-        raise SettingError(f"model {row['model']!r}: its shape is not public; cannot be predicted")
-    shape = load_shape(MODELS[key])
+    preset = MODELS.get(key) or next((name for name in preset_names() if name.replace("-", "") == key), None)
+    if preset is None:
+        raise SettingError(f"model {row['model']!r}: its shape is not public, nor a preset's; cannot be predicted")
+    shape = load_shape(preset)
     shape = replace(shape, seq_len=positive(number(row, "Sequence Length", shape.seq_len), "Sequence Length"))
     if "w/o mtp" in row["model"].lower():
         shape = replace(shape, mtp=0)

@@ -71,6 +71,12 @@ def positive(value: float, column: str) -> int:
     return int(value)
 
 
+def told_size(row: Row, column: str) -> int:
+    """A cell's number as a whole one; 0 where the cell is empty or 0."""
+    value = number(row, column, 0.0)
+    return positive(value, column) if value else 0
+
+
 def figures(row: Row, columns: dict[str, str]) -> dict[str, float]:
     """What the row measured: metrics by the planner's names, missing and zero cells left out."""
     found = {metric: number(row, column, 0.0) for column, metric in columns.items()}

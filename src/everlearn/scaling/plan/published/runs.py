@@ -11,7 +11,7 @@ from everlearn.scaling.plan.config import ModelShape, load_shape, preset_names
 from everlearn.scaling.plan.layout import Layout, slots
 from everlearn.scaling.plan.plan import Plan, estimate
 from everlearn.scaling.plan.published import bloom
-from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive
+from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive, told_size
 from everlearn.scaling.plan.stack import EAGER, MEGATRON_2021, MEGATRON_2022, MODERN, Stack
 
 COLUMNS = {"id", "model", "device", "n_devices", "tp", "pp", "params_b"}
@@ -52,7 +52,7 @@ def read(row: Row, name: str) -> Case:
     cluster = _cluster(row)
     shape = shape_of(row)
     stack = _stack(row, cluster)
-    batch = number(row, "global_batch_seqs", 0) or max(1.0, UNTOLD_BATCH / shape.seq_len)
+    batch = float(told_size(row, "global_batch_seqs")) or max(1.0, UNTOLD_BATCH / shape.seq_len)
     plan = min(
         (estimate(shape, layout, cluster, stack) for layout in _layouts(row, shape, cluster, batch)),
         key=lambda plan: (not plan.fits, plan.memory.total if not plan.fits else 0, 1 / plan.tokens_per_second),
@@ -115,7 +115,7 @@ def _stack(row: Row, cluster: Cluster) -> Stack:
 def _layouts(row: Row, shape: ModelShape, cluster: Cluster, batch: float) -> list[Layout]:
     """The layouts that the row's cells leave open."""
     n = cluster.devices
-    told = {dim: int(number(row, dim, 0)) for dim in ("tp", "pp", "cp", "ep", "vpp", "micro_batch")}
+    told = {dim: told_size(row, dim) for dim in ("tp", "pp", "cp", "ep", "vpp", "micro_batch")}
     if re.search("fsdp|zero-3", row.get("sharding", "").lower()):  # sharding in place of other cuts, unless told
         told |= {"tp": told["tp"] or 1, "pp": told["pp"] or 1}
     tps = [told["tp"]] if told["tp"] else [t for t in (1, 2, 4, 8) if shape.heads % t == 0 and n % t == 0]
@@ -195,23 +195,22 @@ def _experts(shape: ModelShape, devices: int) -> list[int]:
 def shape_of(row: Row) -> ModelShape:
     """The model's shape, from a preset of its name or the row's sizes."""
     told = re.sub(r"[^a-z0-9]", "", row["model"].lower())
-    layers, hidden = int(number(row, "layers", 0)), int(number(row, "hidden", 0))
-    s = int(number(row, "seq_len", 0))
+    layers, hidden, s = (told_size(row, column) for column in ("layers", "hidden", "seq_len"))
     for name in sorted(preset_names(), key=len, reverse=True):
         shape = load_shape(name)
         if name.replace("-", "") in told and (not layers or shape.layers == layers):
             return replace(shape, seq_len=s or shape.seq_len)
     if not layers or not hidden:
         raise SettingError("layers and hidden are not told, and the model is no preset")
-    heads = int(number(row, "heads", max(1, hidden // 128)))
+    heads = told_size(row, "heads") or max(1, hidden // 128)
     shape = ModelShape(
         name=row["model"],
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=_divisor(heads, int(number(row, "kv_heads", heads))),
-        ffn=int(number(row, "ffn", 4 * hidden)),
-        vocab=int(number(row, "vocab", 51200)),
+        kv_heads=_divisor(heads, told_size(row, "kv_heads") or heads),
+        ffn=told_size(row, "ffn") or 4 * hidden,
+        vocab=told_size(row, "vocab") or 51200,
         seq_len=s or 2048,
     )
     total = 1e9 * number(row, "params_b", shape.parameters / 1e9)

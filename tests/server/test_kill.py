@@ -38,16 +38,17 @@ def start(path, port):
     raise AssertionError("the server does not answer")
 
 
-def send(port, acknowledged, stop, cases, seed):
+def send(port, acknowledged, stop, cases, seed, pause):
     """Send reviews until told to stop; one that got no answer is sent again with the same key."""
     rng = random.Random(seed)
-    while not stop.is_set():
+    while not stop.wait(rng.uniform(0, 2 * pause)):
         given = {
             "case_id": rng.choice(cases),
-            "verdict": "correct",
-            "label": str(rng.randrange(4)),
+            "verdict": rng.choice(["accept", "accept", "accept", "correct"]),
             "key": uuid.uuid4().hex,
         }
+        if given["verdict"] == "correct":
+            given["label"] = str(rng.randrange(4))
         body = json.dumps(given).encode()
         while not stop.is_set():
             try:
@@ -63,8 +64,8 @@ def send(port, acknowledged, stop, cases, seed):
                 time.sleep(0.05)
 
 
-def kill_and_check(path, kills, clients, seed=0):
-    """The experiment; returns how many reviews were acknowledged."""
+def kill_and_check(path, kills, clients, seed=0, pause=0.5):
+    """The experiment; returns how many reviews were acknowledged. Clients rest ``pause`` seconds between two."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,7 +73,9 @@ def kill_and_check(path, kills, clients, seed=0):
     server = start(path, port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/worklist?order=arrival") as answer:
         cases = [case["id"] for case in json.load(answer)["cases"]]
-    threads = [threading.Thread(target=send, args=(port, acknowledged, stop, cases, i)) for i in range(clients)]
+    threads = [
+        threading.Thread(target=send, args=(port, acknowledged, stop, cases, seed + i, pause)) for i in range(clients)
+    ]
     for thread in threads:
         thread.start()
     try:

@@ -16,7 +16,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="directory of the run")],
     source: Annotated[
         str,
-        typer.Argument(help="any source that `everlearn learn` reads; its test part where it has one, else all of it"),
+        typer.Argument(
+            help="any source that `everlearn learn` reads: its test part where it has one, else all of it; of a source "
+            "that RUN learned from only what was held out then"
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
@@ -30,7 +33,7 @@ def evaluate(
     for name, row in result["classes"].items():
         table.add_row(name, str(row["samples"]), f"{100 * row['accuracy']:.1f}")
     show.console.print(table)
-    show.console.print(f"accuracy [bold]{result['accuracy']:.1%}[/] on {result['samples']} samples")
+    show.console.print(f"accuracy [bold]{result['accuracy']:.1%}[/] on {result['samples']} samples: {result['part']}")
     if result["unknown_classes"]:
         show.console.print(f"[yellow]never learned, so never predicted: {', '.join(result['unknown_classes'])}[/]")
     if result["quarantined"]:

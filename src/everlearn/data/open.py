@@ -41,6 +41,7 @@ def open_source(
     root: str | Path | None = None,
     columns: Columns | None = None,
     labels: str | Path | None = None,
+    least: int = 2,
 ) -> Source:
     """Open a source of samples.
 
@@ -66,11 +67,13 @@ def open_source(
         Names of the columns of a manifest or of ``labels``.
     labels : str or Path, optional
         For a folder of DICOM files the table that says what each shows.
+    least : int
+        Classes that there must be: 2, or 1 for a source to go on with or to evaluate on.
 
     Raises
     ------
     DataError
-        If there is no such source, it is empty, has one class only, or none of its pictures can be read.
+        If there is no such source, it is empty, has fewer classes than that, or none of its pictures can be read.
     SettingError
         If an option is out of range or does not fit the source.
 
@@ -82,7 +85,7 @@ def open_source(
     """
     _check(size, channels, holdout)
     listing = _without_validation(_list(str(spec), _path(root), columns, _path(labels)))
-    if len(listing.class_names) < 2:
+    if len(listing.class_names) < least:
         only = repr(listing.class_names[0])
         raise DataError(f"{listing.name} has one class only, {only}; expected two or more to tell apart")
     return listing.to_source(_shape(listing, size, channels), _test(listing, holdout, seed))

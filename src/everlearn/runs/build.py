@@ -13,12 +13,33 @@ from everlearn.data import Source, Stream
 from everlearn.errors import SettingError
 from everlearn.learners import METHODS, Learner
 from everlearn.models import OURS, build_model
-from everlearn.runs.config import Config
+from everlearn.runs.config import Config, DataConfig
 
 
-def build_source(config: Config, spec: str | None = None, shape: tuple[int, int, int] | None = None) -> Source:
-    """Open the configuration's source, or another one in the same way; (C, H, W) is decided where not given."""
-    settings = config.data
+def build_source(
+    config: Config,
+    spec: str | None = None,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    part: DataConfig | None = None,
+    holdout: float | None = None,
+) -> Source:
+    """Open a source of the run, or another one in the same way.
+
+    Parameters
+    ----------
+    config : Config
+    spec : str, optional
+        Another source, which may have one class only.
+    shape : tuple of int, optional
+        (C, H, W) to read pictures in; decided here where not given.
+    part : DataConfig, optional
+        Which of the run's sources; by default the first.
+    holdout : float, optional
+        Share held out, where it is not to be the configuration's.
+    """
+    settings = part or config.data
+    first = spec is None and settings == config.data
     size, channels = (settings.size, settings.channels) if shape is None else (shape[1], shape[0])
     ours = config.learner.backbone in OURS
     if not ours and channels is None:
@@ -33,8 +54,9 @@ def build_source(config: Config, spec: str | None = None, shape: tuple[int, int,
 
     def open_at(size: int | None) -> Source:
         return data.open_source(
-            spec or settings.source, size=size, channels=channels, holdout=settings.holdout, seed=config.seed, **where
-        )
+            spec or settings.source, size=size, channels=channels, seed=config.seed, least=2 if first else 1,
+            holdout=settings.holdout if holdout is None else holdout, **where,
+        )  # fmt: skip
 
     source = open_at(size)
     if size is None and not ours and max(source.shape[1:]) > 224:

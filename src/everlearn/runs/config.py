@@ -52,6 +52,13 @@ class LearnerConfig(_Part):
     options: dict[str, Any] = Field(default_factory=dict, description="settings of the method itself")
 
 
+class Continuation(_Part):
+    """A further source that a run went on with, and the order of its samples."""
+
+    data: DataConfig
+    stream: StreamConfig = StreamConfig()
+
+
 class Config(_Part):
     """All settings of a run.
 
@@ -68,6 +75,12 @@ class Config(_Part):
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     workers: int = Field(0, ge=0, description="processes that decode pictures")
+    more: list[Continuation] = Field(default_factory=list, description="sources that the run went on with")
+
+    @property
+    def parts(self) -> list[Continuation]:
+        """All sources in the order of learning, the first one included."""
+        return [Continuation(data=self.data, stream=self.stream), *self.more]
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Config:

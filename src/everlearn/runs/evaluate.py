@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from everlearn.data import load
+from everlearn.data import Source, load
 from everlearn.errors import DataError
 from everlearn.runs.build import build_source
 from everlearn.runs.run import Run
@@ -20,18 +22,19 @@ def evaluate_source(run: Run, spec: str, chunk: int = 1000) -> dict[str, Any]:
     run : Run
         With a checkpoint.
     spec : str
-        Any source. Its held-out samples are taken; what the run made of its own source stays held out here.
+        Any source, read in the size of the run's pictures. Of a source that the run learned from, what was held out
+        there is taken; of another one its test part, or all of it where it has none.
     chunk : int
         Samples read at once.
+
+    Returns
+    -------
+    dict
+        run, source, step, part (which samples were taken), samples, accuracy, classes, unknown_classes, quarantined.
     """
-    learner, channels_size = run.learner(), run.shape
-    source = build_source(run.config, spec)
-    if source.shape != channels_size:
-        raise DataError(
-            f"{spec} is read as {source.shape}; the run learned pictures of {channels_size}; set --size and --channels"
-        )
+    learner = run.learner()
+    source, indices, part = _taken(run, spec)
     names = run.journal.class_names()
-    indices = np.flatnonzero(source.test)
     right = np.zeros(len(source.class_names), dtype=np.int64)
     total = np.zeros_like(right)
     read = 0
@@ -45,7 +48,7 @@ def evaluate_source(run: Run, spec: str, chunk: int = 1000) -> dict[str, Any]:
             total[label] += 1
             right[label] += source.class_names[label] == name
     if read == 0:
-        raise DataError(f"no held-out sample of {spec} could be read")
+        raise DataError(f"no sample of {spec} could be read ({part})")
     learned = {names[code] for code in learner.classes.codes}
     classes = {
         name: {"samples": int(n), "accuracy": float(k / n)} for name, k, n in zip(source.class_names, right, total) if n
@@ -54,9 +57,33 @@ def evaluate_source(run: Run, spec: str, chunk: int = 1000) -> dict[str, Any]:
         "run": str(run.path),
         "source": spec,
         "step": learner.step,
+        "part": part,
         "samples": read,
         "accuracy": float(right.sum() / read),
         "classes": classes,
         "unknown_classes": [name for name in source.class_names if name not in learned],
         "quarantined": len(indices) - read,
     }
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two names are of one source: alike, or paths of one file or folder.
+
+    Examples
+    --------
+    >>> same_source("builtin:digits", "builtin:digits"), same_source("a/../b", "b"), same_source("a", "b")
+    (True, True, False)
+    """
+    return one == other or (":" not in one + other and Path(one).resolve() == Path(other).resolve())
+
+
+def _taken(run: Run, spec: str) -> tuple[Source, NDArray[np.int64], str]:
+    """The source, the samples to evaluate on, and in words which they are."""
+    for part in run.config.parts:
+        if same_source(part.data.source, spec):
+            source = build_source(run.config, shape=run.shape, part=part.data)
+            return source, np.flatnonzero(source.test), "held out when the run learned from it"
+    source = build_source(run.config, spec, shape=run.shape, holdout=0.0)
+    if source.test.any():
+        return source, np.flatnonzero(source.test), "its test part"
+    return source, np.arange(len(source)), "all of it"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -9,8 +10,10 @@ from typer.testing import CliRunner
 from everlearn.cli.main import app
 from everlearn.errors import SettingError
 from everlearn.models.language import LanguageConfig
+from everlearn.scaling import parity_run
 from everlearn.scaling.mesh import check, complete
-from everlearn.scaling.parity import compare, layouts, run, trace
+from everlearn.scaling.parity import Row, compare, layouts, trace
+from everlearn.scaling.parity_run import run
 from everlearn.scaling.settings import Layout
 
 
@@ -93,4 +96,22 @@ def test_layouts_that_do_not_fit_are_refused_in_one_line(layout, world, message)
 
 def test_no_process_is_left_behind():
     children = os.popen(f"ps --ppid {os.getpid()} -o args=").read()
-    assert "everlearn.scaling.parity" not in children
+    assert "everlearn.scaling.parity_run" not in children
+
+
+def test_a_layout_that_fails_or_hangs_costs_its_row_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity_run, "LONGEST", 1)
+
+    def wrong():
+        raise ValueError("a stage was lost\nand more")
+
+    parity_run._alone(wrong, tmp_path / "error-1")
+    assert parity_run._errors(tmp_path)[3] == "rank 1: a stage was lost"
+    (tmp_path / "error-1").unlink()
+    parity_run._alone(lambda: time.sleep(60), tmp_path / "error-0")
+    assert parity_run._errors(tmp_path)[3] == "rank 0: took too long"
+    assert not Row("dense", "dp2", *parity_run._errors(tmp_path)).passed
+    (tmp_path / "error-0").unlink()
+    parity_run._alone(lambda: (tmp_path / "errors.json").write_text("[0, 1e-6, 0.5]") and None, tmp_path / "error-0")
+    assert not Row("dense", "dp2", *parity_run._errors(tmp_path)).passed
+    assert parity_run._errors(tmp_path) == (0, 1e-6, 0.5, "")

@@ -22,16 +22,20 @@ def parity(
     """Compare every layout that some processes allow with one process: loss, gradient norm, weights after SGD steps."""
     from everlearn.cli import show
     from everlearn.scaling.parity import STEPS, TOLERANCE, Row
-    from everlearn.scaling.parity import run as compare
+    from everlearn.scaling.parity_run import run as compare
 
     def row(r: Row) -> None:
         if not json:
             mark = "[green]same[/]" if r.passed else "[red]DIFFERS[/]"
-            show.console.print(f"{r.model:6}{r.layout:34} {r.loss:9.1e} {r.norm:9.1e} {r.weights:9.1e}  {mark}")
+            figures = f"{r.loss:9.1e} {r.norm:9.1e} {r.weights:9.1e}"
+            show.console.print(
+                f"{r.model:6}{r.layout:34} {r.error or figures} {r.seconds:6.1f}  {mark}", soft_wrap=True
+            )
 
     if not json:
         show.console.print(
-            f"{'model':6}{'layout':34} {'loss':>9} {'norm':>9} {'weights':>9}  relative errors after {STEPS} SGD steps"
+            f"{'model':6}{'layout':34} {'loss':>9} {'norm':>9} {'weights':>9} {'s':>6}  errors after {STEPS} SGD steps",
+            soft_wrap=True,
         )
     models = ("dense", "moe") if model == "both" else (model,)
     rows = compare(processes, short=short, models=models, only=only, inject=inject, timeout=timeout, row=row)

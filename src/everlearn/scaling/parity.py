@@ -6,24 +6,17 @@ taken over processes rather than tokens shows.
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from everlearn.errors import EverlearnError, SettingError
+from everlearn.errors import SettingError
 from everlearn.models.language import LanguageConfig
 from everlearn.scaling.engine import Engine
 from everlearn.scaling.mesh import build_mesh, check, complete
-from everlearn.scaling.processes import connect, launch, leave, report_failure
 from everlearn.scaling.settings import Layout
 
 TOLERANCE = 1e-4
@@ -46,6 +39,7 @@ class Row:
     norm: float
     weights: float
     error: str = ""
+    seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -178,89 +172,3 @@ def _whole(engine: Engine) -> dict[str, Tensor]:
     with torch.no_grad():
         named = engine.named_parameters().items()
         return {name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for name, p in named}
-
-
-def run(
-    processes: int,
-    *,
-    short: bool = False,
-    models: tuple[str, ...] = ("dense", "moe"),
-    only: str = "",
-    inject: float = 1.0,
-    timeout: float = 600.0,
-    row: Callable[[Row], None] = lambda _: None,
-) -> list[Row]:
-    """Compare all layouts of so many local processes with one process.
-
-    Parameters
-    ----------
-    processes : int
-        2 or more.
-    short : bool
-        One layout of each kind.
-    models : tuple of str
-        Of "dense" and "moe".
-    only : str
-        Take only layouts whose words hold this.
-    inject : float
-        Multiplies every gradient of the parallel runs: a fault that the comparison must find.
-    timeout : float
-        Seconds for all.
-    row : callable
-        Called with each row as it comes.
-    """
-    if processes < 2:
-        raise SettingError(f"{processes} processes; parity compares 2 or more with one")
-    if unknown := sorted(set(models) - set(MODELS)):
-        raise SettingError(f"unknown model {unknown[0]!r}; expected {', '.join(MODELS)}")
-    if not any(only in layout.words for model in models for layout in layouts(processes, model, short)):
-        raise SettingError(f"no layout of {processes} processes has {only!r} in its name")
-    rows: list[Row] = []
-    with TemporaryDirectory(prefix="everlearn-parity-") as folder:
-        file = Path(folder) / "rows.jsonl"
-
-        def tick() -> None:
-            lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-            for line in lines[len(rows) :]:
-                rows.append(Row(**json.loads(line)))
-                row(rows[-1])
-
-        asked = {
-            "short": short,
-            "models": models,
-            "only": only,
-            "inject": inject,
-            "file": str(file),
-            "timeout": timeout,
-        }
-        launch(["-m", "everlearn.scaling.parity", json.dumps(asked)], processes, timeout, tick)
-        tick()
-    return rows
-
-
-def _work(short: bool, models: list[str], only: str, inject: float, file: str, timeout: float) -> None:
-    """What each process does: the reference by itself, then every layout with the others."""
-    rank, world = connect(min(timeout, 120.0))
-    for model in models:
-        reference = trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1)
-        for layout in layouts(world, model, short):
-            if only not in layout.words:
-                continue
-            errors = torch.tensor(compare(reference, trace(MODELS[model], layout, world, inject)))
-            dist.all_reduce(errors, dist.ReduceOp.MAX)
-            if rank == 0:
-                with Path(file).open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(asdict(Row(model, layout.words, *errors.tolist()))) + "\n")
-    leave()
-
-
-if __name__ == "__main__":
-    import os
-
-    try:
-        _work(**json.loads(sys.argv[1]))
-    except (EverlearnError, RuntimeError, ValueError, AssertionError, KeyError) as error:
-        report_failure(error, int(os.environ.get("RANK", "0")))
-        if os.environ.get("EVERLEARN_DEBUG"):
-            raise
-        os._exit(2)

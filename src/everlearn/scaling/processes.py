@@ -58,8 +58,11 @@ class Watchdog:
                 self.fail(f"no step ended within {self.seconds:.0f} s: a process hangs, or a machine is gone")
 
 
-def connect(timeout: float = 600.0) -> tuple[int, int]:
-    """Join the other processes, if there are any; returns rank and world size."""
+def connect(timeout: float = 600.0, folder: Path | None = None) -> tuple[int, int]:
+    """Join the other processes, if there are any; returns rank and world size.
+
+    Processes that `launch` started meet in its folder, or in another empty one that all name.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return 0, 1
@@ -67,8 +70,8 @@ def connect(timeout: float = 600.0) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    folder = os.environ.get(_FOLDER)
-    where = f"file://{folder}/store" if folder else "env://"
+    meeting = folder or os.environ.get(_FOLDER)
+    where = f"file://{meeting}/store" if meeting else "env://"
     dist.init_process_group(backend, init_method=where, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
     return rank, world
 
@@ -110,11 +113,12 @@ def _start(command: list[str], rank: int, world: int, folder: str) -> subprocess
     return subprocess.Popen(
         [sys.executable, *command],
         env=os.environ | {name: str(value) for name, value in mine.items()},
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let this process be killed when the one that started it ends, however it ends (Linux)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 

@@ -200,8 +200,8 @@ def test_bad_cells_are_refused_row_by_row(tmp_path):
 def test_cells_that_make_no_sense_are_refused_and_never_crash(tmp_path):
     rng = random.Random(0)
     junk = ("", "n/a", "0", "-1", "x", "1e30", "7")
-    run = run_row(id="a", model="GPT 175B", params_b=175, layers=96, hidden=12288, heads=96, device="A100", n_devices=64,
-                  tp=8, pp=8, micro_batch=1, global_batch_seqs=64, recompute="full", iter_time_s=18, days=9)  # fmt: skip
+    run = run_row(id="a", model="GPT 175B", params_b=175, layers=96, hidden=12288, heads=96, device="A100", tp=8,
+                  n_devices=64, pp=8, micro_batch=1, global_batch_seqs=64, recompute="full", days=9)  # fmt: skip
     bridge = "26.06 NeMo,Pre,Mixtral 8x7B,DGX-H100,64,FP8,1280,1,4096,1,4,1,8,8,20288,661,s,,,\n"
     for text in (VTRAIN + "64,512,8,3072,32,30,2048,1,64,1,3566.5\n", RUNS + run, BRIDGE + bridge):
         header, row = text.splitlines()[0], text.splitlines()[-1].split(",")

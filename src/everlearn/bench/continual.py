@@ -152,16 +152,16 @@ def run_table(
         accuracy_matrix, seconds, forwards_per_sample, memory_bytes and more.
     """
     wanted = [(seed, memory, line) for seed in seeds for memory in memories for line in lines]
-    known = {_key(row): row for row in read_rows(file)}
+    known = {key(row): row for row in read_rows(file)}
     found = []
     for done, (seed, memory, line) in enumerate(wanted):
         names = [line.name] + ([line.ncm] if line.ncm else [])
-        keys = [_key(_settings(source, setting, line, name, memory, seed)) for name in names]
-        if not all(key in known for key in keys):
+        keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in names]
+        if not all(k in known for k in keys):
             show(f"{done + 1} of {len(wanted)}")
             rows = run_one(source, setting, line, memory, seed, show)
             append_rows(file, rows)
-            known |= {_key(row): row for row in rows}
+            known |= {key(row): row for row in rows}
         found += [known[key] for key in keys]
     return found
 
@@ -173,11 +173,15 @@ def run_one(
     memory: int,
     seed: int,
     show: Callable[[str], None] = lambda text: None,
+    build: Callable[..., Learner] | None = None,
 ) -> list[dict[str, Any]]:
-    """Learn the stream once; results by the method's own classifier and, where the line asks for it, by class means."""
+    """Learn the stream once; results by the method's own classifier and, where the line asks for it, by class means.
+
+    ``build`` makes the learner from source, setting, line, memory and seed; by default on the setting's backbone.
+    """
     title = f"{line.name}, memory {memory}, seed {seed}"
     stream = class_incremental(source, setting.tasks, seed=seed)
-    learner = _learner(source, setting, line, memory, seed)
+    learner = (build or _learner)(source, setting, line, memory, seed)
     readings = {line.name: learner.classifier} | ({line.ncm: "ncm"} if line.ncm else {})
     matrices: dict[str, list[list[float | None]]] = {name: [] for name in readings}
     seconds, task = 0.0, 0
@@ -214,7 +218,7 @@ def run_one(
         "precision": "bfloat16" if learner.bfloat16 else "float32",
     }
     return [
-        _settings(source, setting, line, name, memory, seed)
+        settings_of(source, setting, line, name, memory, seed)
         | {
             "average_accuracy": average_accuracy(matrix),
             "anytime_accuracy": anytime_accuracy(matrix),
@@ -295,13 +299,14 @@ def _accuracies(learner: Learner, stream: Stream, task: int, classifier: str) ->
     return [accuracy(learner, stream, indices) if j <= task else None for j, indices in enumerate(tests)]
 
 
-def _settings(source: Source, setting: Setting, line: Entry, name: str, memory: int, seed: int) -> dict[str, Any]:
+def settings_of(source: Source, setting: Setting, line: Entry, name: str, memory: int, seed: int) -> dict[str, Any]:
     """What decides a result, and so tells whether it is in the file."""
     known = {"name": name, "method": line.method, "options": line.options, "memory": memory, "seed": seed}
     return known | {"source": Path(source.name).name, "classes": len(source.class_names)} | asdict(setting)
 
 
-def _key(row: dict[str, Any]) -> str:
+def key(row: dict[str, Any]) -> str:
+    """What tells a result from all others."""
     names = ("name", "method", "options", "memory", "seed", "source", "classes", *asdict(Setting()))
     return json.dumps({name: row.get(name) for name in names}, sort_keys=True)
 

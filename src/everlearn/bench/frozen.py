@@ -111,8 +111,8 @@ def run_frozen(
                     pretrained=weights is None,
                 )
                 encoded = encode(source, model, show=show)
-            rows = [_with_encoding(row, encoded[1]) for row in
-                    run_one(encoded[0], setting, line, memory, seed, show, build=partial(_learner, lr=setting.lr))]  # fmt: skip
+            results = run_one(encoded[0], setting, line, memory, seed, show, build=partial(_learner, lr=setting.lr))
+            rows = [_with_encoding(row, encoded[1]) for row in results]
             append_rows(file, rows)
             known |= {key(row): row for row in rows}
         found += [known[k] for k in keys]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from everlearn.bench import frozen
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.cli import show
@@ -24,25 +25,33 @@ _Results = Annotated[Path, typer.Option(help="JSON lines: kept as they come, and
 @bench.command()
 def continual(
     data: _Data,
-    table: Annotated[int, typer.Option(help="1: learners in ASER's setting")] = 1,
-    methods: Annotated[str, typer.Option(help=f"of {', '.join(entries())}")] = _TABLE_1,
+    table: Annotated[int, typer.Option(help="1: learners in ASER's setting; 2: on a frozen backbone")] = 1,
+    methods: Annotated[str | None, typer.Option(help=f"of {', '.join(entries())}; by default the table's")] = None,
     memory: Annotated[str | None, typer.Option(help="sizes; by default 200,500,1000, for 100 classes 1000")] = None,
     seeds: Annotated[int, typer.Option(help="how many, from 0 on")] = 1,
     tasks: Annotated[int | None, typer.Option(help="by default 5, for 100 classes 10")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="250 + 50 samples of each class, the smallest memory")] = False,
+    most: Annotated[int | None, typer.Option(help="samples of each class, at most; a fifth as many held out")] = None,
+    backbone: Annotated[str, typer.Option(help="table 2: the pretrained backbone")] = "tf_efficientnet_lite0",
+    weights: Annotated[Path | None, typer.Option(help="table 2: its safetensors file; by default fetched")] = None,
+    size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees")] = 224,
     results: _Results = Path("benchmarks/results/continual.jsonl"),
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Continual learners on a class-incremental stream, published figures beside ours."""
+    if table == 2:
+        what, rows = frozen.table(data, backbone, weights, size, methods, memory, seeds, tasks, most, results, said)
+        finish(what, as_markdown(summary(rows)), {"seeds": list(range(seeds)), "rows": summary(rows)}, json)
+        return
     if table != 1:
-        raise SettingError(f"there is no table {table}; expected 1")
+        raise SettingError(f"there is no table {table}; expected 1 or 2")
     source = into_memory(open_source(data, size=None))
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
     setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
     lines = entries(candidates=150 if many else 90)
-    chosen = methods.split(",")
+    chosen = (methods or _TABLE_1).split(",")
     for name in chosen:
         if name not in lines:
             raise SettingError(f"there is no line {name!r}; expected some of {', '.join(lines)}")

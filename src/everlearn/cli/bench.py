@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from everlearn.bench import explain as explainers
 from everlearn.bench import frozen
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
+from everlearn.bench.explain_lines import lines as explainer_lines
+from everlearn.bench.explain_pictures import table_pictures
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.cli import show
 from everlearn.data import open_source
@@ -61,6 +64,30 @@ def continual(
     found = summary(rows, None if quick else dataset)
     what = f"{dataset or source.name}, {setting.tasks} tasks, one pass{', thinned out' if quick else ''}"
     finish(what, as_markdown(found), {"seeds": list(range(seeds)), "rows": found}, json)
+
+
+@bench.command()
+def explain(
+    data: Annotated[Path, typer.Option(help="folder with meta.jsonl and pictures, or a folder of such folders")],
+    table: Annotated[int, typer.Option(help="1: explainers on EfficientNet-Lite0")] = 1,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file of it; by default downloaded")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"of {', '.join(explainer_lines())}; by default all")] = None,
+    pictures: Annotated[int, typer.Option(help="of each set, at most", min=1)] = 1000,
+    slow: Annotated[int, typer.Option(help="pictures for what takes a thousand forwards", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="of the random maps")] = 0,
+    results: _Results = Path("benchmarks/results/explain.jsonl"),
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """Explainers on one model and the same pictures: where maps point, how faithful they are, what they cost."""
+    if table != 1:
+        raise SettingError(f"there is no table {table}; expected 1")
+    chosen = explainers.chosen(explainer_lines(), methods)
+    model = explainers.load_model(weights)
+    shown = table_pictures(data, model, explainers.SIZE, pictures)
+    rows = explainers.run_table(model, shown, chosen, results, slow=slow, seed=seed, show=said)
+    found, marked = explainers.summary(rows), sum(p.region is not None for p in shown)
+    what = f"{explainers.MODEL}, {len(shown)} pictures, {marked} of them with boxes; seed {seed}"
+    finish(what, explainers.as_markdown(found), {"seed": seed, "rows": found}, json)
 
 
 def said(text: str) -> None:

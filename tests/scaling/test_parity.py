@@ -100,18 +100,22 @@ def test_no_process_is_left_behind():
 
 
 def test_a_layout_that_fails_or_hangs_costs_its_row_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(parity_run, "LONGEST", 1)
-
     def wrong():
         raise ValueError("a stage was lost\nand more")
 
-    parity_run._alone(wrong, tmp_path / "error-1")
-    assert parity_run._errors(tmp_path)[3] == "rank 1: a stage was lost"
+    assert parity_run._together([lambda: None, lambda: None], tmp_path) == ""
+    begun = time.monotonic()
+    assert parity_run._together([lambda: time.sleep(60), wrong], tmp_path) == "rank 1: a stage was lost"
     (tmp_path / "error-1").unlink()
-    parity_run._alone(lambda: time.sleep(60), tmp_path / "error-0")
-    assert parity_run._errors(tmp_path)[3] == "rank 0: took too long"
-    assert not Row("dense", "dp2", *parity_run._errors(tmp_path)).passed
-    (tmp_path / "error-0").unlink()
-    parity_run._alone(lambda: (tmp_path / "errors.json").write_text("[0, 1e-6, 0.5]") and None, tmp_path / "error-0")
-    assert not Row("dense", "dp2", *parity_run._errors(tmp_path)).passed
-    assert parity_run._errors(tmp_path) == (0, 1e-6, 0.5, "")
+    assert parity_run._together([lambda: os.kill(os.getpid(), 9)], tmp_path) == "rank 0 ended with status 9"
+    monkeypatch.setattr(parity_run, "LONGEST", 0.5)
+    assert parity_run._together([lambda: time.sleep(60)], tmp_path) == "rank 0 still ran after 0.5 s"
+    assert time.monotonic() - begun < 30
+    assert not Row("dense", "dp2", 0.0, 0.0, 0.0, "rank 0 died").passed
+
+
+def test_references_come_back_from_their_files(tmp_path):
+    config = LanguageConfig(layers=1, hidden=16, heads=2, ffn=16, vocab=32, seq_len=8)
+    reference = trace(config, Layout(micro_batch=8), 1)
+    parity_run._save(reference, tmp_path / "dense")
+    assert compare(parity_run._load(tmp_path / "dense"), reference) == (0, 0, 0)

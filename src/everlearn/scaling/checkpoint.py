@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,8 @@ from everlearn.models.language import Language, LanguageConfig
 from everlearn.models.mixture import Router
 from everlearn.scaling.engine import Engine
 from everlearn.scaling.initialise import plain
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # said of every run of one process
 
 
 @dataclass

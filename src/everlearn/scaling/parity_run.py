@@ -1,7 +1,7 @@
 """Parity in processes: all layouts of N processes, one after another, each in fresh ones.
 
-A layout's processes are forked from those that have loaded the libraries: none leaves groups, threads or sockets to the
-next, and a layout that fails or hangs costs its own row only.
+A layout's processes are forked from one that has loaded the libraries and done nothing with them: none leaves groups,
+threads or sockets to the next, and a layout that fails or hangs costs its own row only.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 
 from everlearn.errors import SettingError
-from everlearn.scaling.parity import MODELS, SEQUENCES, Row, compare, layouts, trace
+from everlearn.scaling.parity import MODELS, SEQUENCES, Row, Trace, compare, layouts, trace
 from everlearn.scaling.processes import connect, die_with_parent, launch
 from everlearn.scaling.settings import Layout
 
-LONGEST = 60  # seconds of one layout; one that hangs is ended then, and the comparison goes on
+LONGEST = 120  # seconds of one layout; one that hangs is ended then, and the comparison goes on
 
 
 def run(
@@ -73,38 +75,64 @@ def run(
                 rows.append(Row(**json.loads(line)))
                 row(rows[-1])
 
-        asked = {"short": short, "models": models, "only": only, "inject": inject, "file": str(file)}
-        launch(["-m", "everlearn.scaling.parity_run", json.dumps(asked)], processes, timeout, tick)
+        asked = {"processes": processes, "short": short, "models": models, "only": only, "inject": inject}
+        launch(["-m", "everlearn.scaling.parity_run", json.dumps(asked | {"file": str(file)})], 1, timeout, tick)
         tick()
     return rows
 
 
-def _work(short: bool, models: list[str], only: str, inject: float, file: str) -> None:
-    """What each process does: one layout after another with the others, each in a process of its own."""
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    asked = [(model, layout) for model in models for layout in layouts(world, model, short) if only in layout.words]
-    for number, (model, layout) in enumerate(asked):
-        where = Path(file).with_name(f"layout-{number}")
-        where.mkdir(exist_ok=True)
-        begun = time.perf_counter()
-        _alone(lambda: _one(model, layout, world, rank, inject, where), where / f"error-{rank}")  # noqa: B023
-        if rank == 0:
-            _report(Row(model, layout.words, *_errors(where), round(time.perf_counter() - begun, 1)), Path(file))
+def _work(processes: int, short: bool, models: list[str], only: str, inject: float, file: str) -> None:
+    """What the process does that has loaded the libraries: the references, then one layout after another."""
+    folder = Path(file).parent
+    for model in models:
+        _together([lambda: _save(trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1), folder / model)], folder)  # noqa: B023
+        for number, layout in enumerate(layouts(processes, model, short)):
+            if only not in layout.words:
+                continue
+            where = folder / f"{model}-{number}"
+            where.mkdir()
+            begun = time.perf_counter()
+            ranks = [partial(_one, model, layout, rank, processes, inject, where) for rank in range(processes)]
+            told = _together(ranks, where)
+            loss, norm, weights = (0.0, 0.0, 0.0) if told else json.loads((where / "errors.json").read_text())
+            row = Row(model, layout.words, loss, norm, weights, told, round(time.perf_counter() - begun, 1))
+            with Path(file).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(row)) + "\n")
 
 
-def _alone(work: Callable[[], None], error_file: Path) -> None:
-    """Run in a forked process, which takes its groups, their threads and sockets with it when it ends."""
+def _together(works: list[Callable[[], None]], where: Path) -> str:
+    """Run each in a forked process; returns what went wrong first, or nothing.
+
+    A process takes its groups, their threads and sockets with it when it ends. One that fails has all ended a little
+    later, and all are ended when the time is up.
+    """
+    running = {_forked(work, where / f"error-{rank}"): rank for rank, work in enumerate(works)}
+    end = time.monotonic() + LONGEST
+    died = ""
+    while running:
+        for pid, rank in list(running.items()):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del running[pid]
+            if status and not died:
+                died, end = f"rank {rank} ended with status {status}", min(end, time.monotonic() + 2.0)
+        if running and time.monotonic() > end:
+            died = died or f"rank {', '.join(map(str, running.values()))} still ran after {LONGEST} s"
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+            end += 60.0
+        time.sleep(0.01)
+    told = sorted(where.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
+    return f"rank {told[0].name[6:]}: {told[0].read_text(encoding='utf-8')}" if told else died
+
+
+def _forked(work: Callable[[], None], error_file: Path) -> int:
     child = os.fork()
     if child:
-        _, status = os.waitpid(child, 0)
-        if status and not error_file.exists():
-            error_file.write_text("took too long" if os.WTERMSIG(status) == signal.SIGALRM else f"ended with {status}")
-        return
+        return child
     code = 1
     try:
         die_with_parent()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(LONGEST)
         work()
         code = 0
     except BaseException as error:
@@ -115,29 +143,33 @@ def _alone(work: Callable[[], None], error_file: Path) -> None:
         os._exit(code)
 
 
-def _one(model: str, layout: Layout, world: int, rank: int, inject: float, where: Path) -> None:
-    """The reference by itself, then the layout with the others; the largest errors go to a file."""
-    reference = trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1)
-    connect(LONGEST / 2, where)
+def _one(model: str, layout: Layout, rank: int, world: int, inject: float, where: Path) -> None:
+    """A layout as one of its processes runs it; the largest errors go to a file."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.set_num_threads(max(1, torch.get_num_threads() // world))
+    connect(LONGEST, where)
+    reference = _load(where.parent / model)
     errors = torch.tensor(compare(reference, trace(MODELS[model], layout, world, inject)))
     dist.all_reduce(errors, dist.ReduceOp.MAX)
     if rank == 0:
         (where / "errors.json").write_text(json.dumps(errors.tolist()), encoding="utf-8")
 
 
-def _errors(where: Path) -> tuple[float, float, float, str]:
-    """What a layout left behind: its errors, or the first word of what went wrong."""
-    told = sorted(where.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
-    found = where / "errors.json"
-    if not told and found.exists():
-        loss, norm, weights = json.loads(found.read_text(encoding="utf-8"))
-        return loss, norm, weights, ""
-    return 0.0, 0.0, 0.0, f"rank {told[0].name[6:]}: {told[0].read_text()}" if told else "no result"
+def _save(reference: Trace, file: Path) -> None:
+    tensors = {f"before {name}": tensor for name, tensor in reference.before.items()}
+    tensors |= {f"after {name}": tensor for name, tensor in reference.after.items()}
+    save_file(tensors, file.with_suffix(".safetensors"))
+    file.with_suffix(".json").write_text(json.dumps([reference.losses, reference.norms]), encoding="utf-8")
 
 
-def _report(row: Row, file: Path) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(row)) + "\n")
+def _load(file: Path) -> Trace:
+    losses, norms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    tensors = load_file(file.with_suffix(".safetensors"))
+    before, after = (
+        {name.removeprefix(word): tensor for name, tensor in tensors.items() if name.startswith(word)}
+        for word in ("before ", "after ")
+    )
+    return Trace(losses, norms, before, after)
 
 
 if __name__ == "__main__":

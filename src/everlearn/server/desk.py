@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -32,6 +33,7 @@ class Desk:
 
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(1)  # predictions run side by side, and the writer has the other core
+        sys.setswitchinterval(0.001)  # a prediction gets the interpreter back from work behind the scenes sooner
         self.settings = settings
         self.gate = Gate(settings)
         self.writer = Writer(settings.run, settings.margin) if settings.learns else None

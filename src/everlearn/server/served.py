@@ -20,6 +20,7 @@ from everlearn.runs import versions
 from everlearn.runs.build import build_learner
 from everlearn.runs.config import Config
 from everlearn.runs.reviews import Reviews
+from everlearn.server.background import step_back
 
 _POLL = 0.1
 _EXPLANATIONS = 256
@@ -142,6 +143,7 @@ class Service:
         self._stop.set()
 
     def _watch(self) -> None:
+        step_back()
         while not self._stop.wait(_POLL):
             try:
                 row = self.reviews.in_service()

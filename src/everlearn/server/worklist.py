@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import torch
 
 from everlearn.errors import DataError
 from everlearn.runs.reviews import Reviews
+from everlearn.server.background import step_back
 from everlearn.server.cases import Case, Cases
 from everlearn.server.served import Service
 
 ORDERS = ("doubt", "novelty", "arrival")
-_CHUNK = 32
+_CHUNK = 16
+_REST = 4  # times as long as it scored, a scorer rests
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,19 @@ class Worklist:
         return {row["case_id"]: (row["verdict"], row["name"]) for row in rows}
 
     def _work(self) -> None:
+        step_back()
         while not self._stop.is_set():
             self._news.wait()
             self._news.clear()
-            version = self.service.current.number
-            cases = [entry.case for entry in self.entries("doubt")]
-            for start in range(0, len(cases), _CHUNK):
-                if self._stop.wait(0.02) or self.service.current.number != version:
+            cases, took = [entry.case for entry in self.entries("doubt")], 0.0
+            for start in range(
+                0, len(cases), _CHUNK
+            ):  # to the end, else versions that come quickly leave the last unseen
+                if self._stop.wait(_REST * took):
                     break
+                begun = time.perf_counter()
                 self._scores |= self._score(cases[start : start + _CHUNK])
+                took = time.perf_counter() - begun
 
     def _score(self, cases: list[Case]) -> dict[str, Score]:
         pictures, kept = [], []

@@ -1,0 +1,274 @@
+"""The review server under load: how long predictions take while it learns, SIGKILLs, and a long day's work.
+
+    python benchmarks/serve.py latency   [--pairs 6] [--seconds 8]     # p95 of predicting, idle against under learning
+    python benchmarks/serve.py kills     [--kills 50] [--clients 8]    # SIGKILLs while clients send reviews
+    python benchmarks/serve.py endurance [--predictions 100000] [--reviews 10000]   # memory and handles stay flat
+
+Each makes a run of scikit-learn's digits, starts `everlearn serve` on it as a user would, and speaks HTTP to it; with
+``--json FILE`` its figures are put into FILE beside those of the others. The idle and the learning windows of `latency`
+take turns, so that a machine whose speed drifts slows both alike; the peer is the server itself when it does not learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from everlearn.runs import Config, Run, learn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "server"))
+
+
+def make_run(path: Path, size: int) -> Path:
+    """Digits, learned once."""
+    torch.set_num_threads(1)
+    config = Config.of({
+        "data": {"source": "builtin:digits", "size": size}, "learner": {"method": "er", "memory": 200}
+    })  # fmt: skip
+    with Run.create(path, config) as run:
+        learn(run)
+    return path
+
+
+class Client:
+    """One connection that stays open."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+
+    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Any:
+        self.connection.request(method, "/api/v1" + path, body, {"content-type": kind})
+        answer = self.connection.getresponse()
+        content = answer.read()
+        if answer.status >= 300:
+            raise RuntimeError(f"{method} {path}: {answer.status} {content[:200]!r}")
+        return json.loads(content)
+
+    def review(self, case: str, verdict: str, label: str | None = None) -> int:
+        given = {"case_id": case, "verdict": verdict, "key": uuid.uuid4().hex} | ({"label": label} if label else {})
+        return int(self.ask("POST", "/reviews", json.dumps(given).encode())["number"])
+
+    def predict(self, form: bytes) -> None:
+        self.ask("POST", "/predict", form, "multipart/form-data; boundary=BOUNDARY")
+
+    def queue(self) -> int:
+        return int(self.ask("GET", "/health")["queue"])
+
+    def cases(self) -> list[str]:
+        return [case["id"] for case in self.ask("GET", "/worklist?order=arrival&pending=false&limit=1000")["cases"]]
+
+
+def forms(pictures: int = 1) -> list[bytes]:
+    """Bodies of requests to predict, of so many digits each."""
+    found = []
+    for start in range(0, 64 * pictures, pictures):
+        parts = []
+        for pixels in load_digits().images[start : start + pictures]:
+            file = io.BytesIO()
+            Image.fromarray((pixels * 15.9).astype("uint8")).save(file, "PNG")
+            head = b'--BOUNDARY\r\ncontent-disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            parts.append(head + file.getvalue() + b"\r\n")
+        found.append(b"".join(parts) + b"--BOUNDARY--\r\n")
+    return found
+
+
+@contextmanager
+def serving(path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server of the run on a free port; gives the port and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", "1"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            try:
+                Client(port).queue()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit("the server did not start") from None
+                time.sleep(0.2)
+        yield port, server
+    finally:
+        server.terminate()
+        server.wait(timeout=120)
+
+
+def latency(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """p95 of predicting one picture over HTTP, in turns idle and while the queue of reviews is never empty."""
+    bodies, times = forms(), {"idle": [], "learning": []}
+    ratios, learned = [], 0
+    with serving(make_run(folder / "run", args.size)) as (port, _):
+        client = Client(port)
+        cases = client.cases()
+        _window(client, bodies, 3.0)
+        for pair in range(args.pairs):
+            p95 = {}
+            for name in ("idle", "learning") if pair % 2 == 0 else ("learning", "idle"):
+                if name == "learning":
+                    for i in range(args.queued):
+                        client.review(cases[(pair * args.queued + i) % len(cases)], "correct", str((pair + i) % 10))
+                    before = client.queue()
+                seconds = _window(client, bodies, args.seconds)
+                times[name] += seconds
+                p95[name] = _percentile(seconds, 0.95)
+                if name == "learning":
+                    left = client.queue()
+                    learned += before - left
+                    if left == 0:
+                        raise SystemExit("the queue ran empty within a window; give a larger --queued")
+                    while client.queue():
+                        time.sleep(0.2)
+                    time.sleep(1.5)  # the last version is loaded, the worklist scored anew
+            ratios.append(p95["learning"] / p95["idle"])
+            print(f"pair {pair + 1}: p95 {1e3 * p95['idle']:.2f} ms idle, {1e3 * p95['learning']:.2f} ms learning")
+    found = {
+        f"{name}_p{share}_ms": round(1e3 * _percentile(seconds, share / 100), 2)
+        for name, seconds in times.items()
+        for share in (50, 95, 99)
+    }
+    found |= {"ratio_p95": round(found["learning_p95_ms"] / found["idle_p95_ms"], 2)}
+    found |= {
+        "ratio_p95_of_pairs": [round(r, 2) for r in ratios],
+        "median_of_pairs": round(statistics.median(ratios), 2),
+    }
+    return found | {"predictions": sum(map(len, times.values())), "reviews_learned_meanwhile": learned}
+
+
+def _window(client: Client, bodies: list[bytes], seconds: float) -> list[float]:
+    found, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        client.predict(bodies[len(found) % len(bodies)])
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return sorted(values)[int(share * len(values))]
+
+
+def kills(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """SIGKILL of the server at random moments; the check is that of tests/server/test_kill.py."""
+    from test_kill import kill_and_check
+
+    begun = time.monotonic()
+    acknowledged = kill_and_check(make_run(folder / "run", 8), args.kills, args.clients, args.seed, pause=args.pause)
+    return {
+        "kills": args.kills, "clients": args.clients, "acknowledged": acknowledged, "lost": 0, "learned_twice": 0,
+        "chain": "verifies", "seconds": round(time.monotonic() - begun),
+    }  # fmt: skip
+
+
+def endurance(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Memory and handles of the server and its writer, over so many predictions and reviews."""
+    bodies, rows, sent = forms(args.pictures), [], 0
+    requests = args.predictions // args.pictures
+    with serving(make_run(folder / "run", 8)) as (port, server):
+        client, reviewer = Client(port), Client(port)
+        cases = client.cases()
+        stop = threading.Event()
+
+        def give() -> None:
+            nonlocal sent
+            while sent < args.reviews and not stop.is_set():
+                if sent % 50 == 0:
+                    while reviewer.queue() > 100 and not stop.is_set():  # no faster than it learns
+                        time.sleep(0.1)
+                reviewer.review(
+                    cases[sent % len(cases)], *(("accept",) if sent % 20 else ("correct", str(sent // 20 % 10)))
+                )
+                sent += 1
+
+        thread = threading.Thread(target=give)
+        thread.start()
+        try:
+            for i in range(requests):
+                client.predict(bodies[i % len(bodies)])
+                if i % max(1, requests // 40) == 0:
+                    rows.append(_sizes(server.pid) | {"predictions": i * args.pictures, "reviews": sent})
+            while thread.is_alive():
+                thread.join(timeout=10)
+                rows.append(_sizes(server.pid) | {"predictions": requests * args.pictures, "reviews": sent})
+        finally:
+            stop.set()
+            thread.join()
+        while client.queue():
+            time.sleep(0.5)
+        rows.append(_sizes(server.pid) | {"predictions": requests * args.pictures, "reviews": sent})
+        verified = client.ask("GET", "/audit/verify")
+    third = max(1, len(rows) // 3)
+    found: dict[str, Any] = {
+        "predictions": requests * args.pictures,
+        "reviews": sent,
+        "chain": verified["fault"] or "verifies",
+    }
+    for name in ("server_mib", "server_handles", "server_threads", "writer_mib", "writer_handles"):
+        early, late = (
+            statistics.median(row[name] for row in part) for part in (rows[third : 2 * third], rows[-third:])
+        )
+        found[name] = {"second_third": early, "last_third": late, "most": max(row[name] for row in rows)}
+    return found | {"rows": rows[:: max(1, len(rows) // 10)]}
+
+
+def _sizes(pid: int) -> dict[str, float]:
+    """Resident MiB, open handles and threads of the server, and of the writer it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found: dict[str, float] = {}
+    for name, number in [("server", str(pid)), *(("writer", child) for child in children[:1])]:
+        status = Path(f"/proc/{number}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        found[f"{name}_mib"] = round(int(fields["RssAnon"].split()[0]) / 1024, 1)
+        found[f"{name}_threads"] = int(fields["Threads"])
+        found[f"{name}_handles"] = len(list(Path(f"/proc/{number}/fd").iterdir()))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("latency", "kills", "endurance"))
+    for name, default in (("pairs", 6), ("queued", 60), ("size", 32), ("kills", 50), ("clients", 8), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("predictions", 100_000), ("reviews", 10_000), ("pictures", 4)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a window")
+    parser.add_argument("--pause", type=float, default=1.0, help="between one client's reviews, seconds")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"latency": latency, "kills": kills, "endurance": endurance}[args.what](args, Path(folder))
+    found |= {
+        "seed": args.seed, "torch": torch.__version__, "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, 1 thread a process",
+    }  # fmt: skip
+    print(json.dumps(found, indent=1))
+    if args.json:
+        known = json.loads(args.json.read_text()) if args.json.exists() else {}
+        args.json.write_text(json.dumps(known | {args.what: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

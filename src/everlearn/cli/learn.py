@@ -1,4 +1,4 @@
-"""``everlearn learn``: learn a stream, or go on with a run that was interrupted."""
+"""``everlearn learn``: learn a stream, go on with more data, or with a run that was interrupted."""
 
 from __future__ import annotations
 
@@ -7,77 +7,147 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from typer import Option
 
 from everlearn.cli import show
+from everlearn.data import Source
+from everlearn.data.open import reshaped
 from everlearn.errors import SettingError
 from everlearn.learners import METHODS
-from everlearn.runs import Config, Run, default_lr, prepare
+from everlearn.runs import Config, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
+from everlearn.runs.build import build_source
+from everlearn.runs.choose import Chosen, choose, look
+from everlearn.runs.config import Continuation
 
 SOURCES = (
     "class folder, CSV/Parquet manifest, .npz, DICOM folder (with --labels), "
     "builtin:digits, torchvision:NAME or medmnist:NAME"
 )
 COLUMNS = "a manifest's column, ROLE=NAME, repeatable; roles: path, label, time, task, site, patient, split"
+_RUN = "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner"
+_OF_DATA = ("holdout", "labels", "columns", "root")
+_OF_STREAM = ("scenario", "tasks", "order", "batch")
 
 
 def learn(
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
-    run: Annotated[Path | None, Option(help="directory of the new run")] = None,
+    run: Annotated[Path | None, Option(help=_RUN)] = None,
     resume: Annotated[Path | None, Option(help="go on with this run; its settings are those it began with")] = None,
-    method: Annotated[str, Option(help=f"one of {', '.join(METHODS)}")] = "aser",
-    backbone: Annotated[str, Option(help="slim_resnet18, resnet18 or any timm name")] = "slim_resnet18",
-    weights: Annotated[Path | None, Option(help="safetensors file for the backbone")] = None,
+    method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)}; chosen")] = None,
+    backbone: Annotated[str | None, Option(help="slim_resnet18, resnet18 or any timm name; chosen")] = None,
+    weights: Annotated[Path | None, Option(help="safetensors file for the backbone; chosen if at hand")] = None,
     pretrained: Annotated[bool, Option("--pretrained", help="let timm fetch pretrained weights")] = False,
-    memory: Annotated[int, Option(help="remembered samples, at most")] = 1000,
-    batch: Annotated[int, Option(help="samples of a step")] = 10,
-    replay: Annotated[int | None, Option(help="remembered samples that join a step")] = None,
+    memory: Annotated[int | None, Option(help="remembered samples, at most; chosen, mostly 1000")] = None,
+    batch: Annotated[int | None, Option(help="samples of a step; 10")] = None,
+    replay: Annotated[int | None, Option(help="remembered samples that join a step; the method's own")] = None,
     lr: Annotated[float | None, Option(help="learning rate; 0.1 for our networks, 0.01 for timm's")] = None,
     classifier: Annotated[str | None, Option(help="linear, or ncm: nearest class mean over memory")] = None,
-    precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
+    precision: Annotated[str | None, Option(help="auto, float32 or bfloat16")] = None,
     set_: Annotated[list[str] | None, Option("--set", help="a setting of the method, NAME=VALUE; repeatable")] = None,
-    scenario: Annotated[str, Option(help="class, time, site, task, blurred or shuffled")] = "class",
-    tasks: Annotated[int, Option(help="number of tasks")] = 5,
-    order: Annotated[str, Option(help="of classes: natural or seeded")] = "natural",
-    seed: Annotated[int, Option(help="of everything drawn")] = 0,
-    size: Annotated[int | None, Option(help="height and width of the pictures")] = None,
-    channels: Annotated[int | None, Option(help="1 grey, 3 colour")] = None,
-    holdout: Annotated[float, Option(help="share held out where there is no test split")] = 0.2,
+    scenario: Annotated[str | None, Option(help="class (default), time, site, task, blurred or shuffled")] = None,
+    tasks: Annotated[int | None, Option(help="number of tasks; chosen, 5 at most")] = None,
+    order: Annotated[str | None, Option(help="of classes: natural (default) or seeded")] = None,
+    seed: Annotated[int | None, Option(help="of everything drawn; 0")] = None,
+    size: Annotated[int | None, Option(help="height and width of the pictures; chosen")] = None,
+    channels: Annotated[int | None, Option(help="1 grey, 3 colour; chosen")] = None,
+    holdout: Annotated[float | None, Option(help="share held out where there is no test split; 0.2")] = None,
     labels: Annotated[Path | None, Option(help="label CSV of a DICOM folder")] = None,
     column: Annotated[list[str] | None, Option(help=COLUMNS)] = None,
     root: Annotated[Path | None, Option(help="folder of torchvision's and MedMNIST's files")] = None,
-    workers: Annotated[int, Option(help="processes that decode pictures")] = 0,
-    checkpoint_every: Annotated[int, Option(help="steps between checkpoints")] = 100,
+    workers: Annotated[int | None, Option(help="processes that decode pictures; chosen")] = None,
+    checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     json: Annotated[bool, Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
-    """Learn SOURCE in one pass with a bounded memory, or go on with a run: everlearn learn --resume RUN."""
+    """Learn SOURCE in one pass with a bounded memory; what is not set is chosen from what there is to see.
+
+    everlearn learn SOURCE --run RUN begins a run, or goes on with a finished one; everlearn learn --resume RUN goes on
+    after an interruption.
+    """
     if (resume is None) == (run is None or source is None):
-        raise SettingError("expected either SOURCE and --run RUN for a new run, or --resume RUN to go on with one")
+        raise SettingError(
+            "expected SOURCE and --run RUN for a new run or to go on with more data, or --resume RUN after an "
+            "interruption"
+        )
+    of_learner = _given(method=method, backbone=backbone, weights=_text(weights), pretrained=pretrained or None)
+    of_learner |= _given(memory=memory, replay=replay, lr=lr, classifier=classifier, precision=precision)
+    of_learner |= _given(options={k: _value(v) for k, v in _pairs(set_, "--set").items()} or None)
+    data = _given(size=size, channels=channels, holdout=holdout, root=_text(root), labels=_text(labels))
+    data |= _given(columns=_pairs(column, "--column") or None)
+    stream = _given(scenario=scenario, tasks=tasks, order=order, batch=batch)
+    rest = _given(seed=seed, workers=workers, checkpoint_every=checkpoint_every)
+    begun = time.perf_counter()
     if resume is not None:
         if source is not None or run is not None:
             raise SettingError("--resume takes the settings of the run; leave SOURCE and --run out")
         opened, prepared = Run.open(resume, write=True), None
+    elif run is not None and (run / "config.toml").exists():
+        opened, prepared = _further(run, str(source), of_learner | data | rest, data, stream), None
     else:
         assert source is not None and run is not None
-        data = _given(source=_absolute(source), size=size, channels=channels, holdout=holdout)
-        data |= _given(root=_text(root), labels=_text(labels), columns=_pairs(column, "--column"))
-        learner = _given(method=method, backbone=backbone, weights=_text(weights), pretrained=pretrained)
-        learner |= _given(memory=memory, replay=replay, lr=lr or default_lr(backbone), classifier=classifier)
-        learner |= {"precision": precision, "options": {k: _value(v) for k, v in _pairs(set_, "--set").items()}}
-        stream = {"scenario": scenario, "tasks": tasks, "order": order, "batch": batch}
-        rest = {"seed": seed, "workers": workers, "checkpoint_every": checkpoint_every}
-        config = Config.of({"data": data, "stream": stream, "learner": learner, **rest})
         Run.check_new(run)
-        prepared = prepare(config)
+        settings = {"data": {"source": _absolute(source), **data}, "stream": stream, "learner": of_learner, **rest}
+        config, first, chosen = _chosen(settings)
+        prepared = prepare(config, first)
         opened = Run.create(run, config)
+        if not json:
+            _say(chosen)
     with opened:
-        begun, steps_before = time.perf_counter(), opened.progress.step
+        steps_before = opened.progress.step
         with show.learning(quiet=json) as moment:
             learn_stream(opened, moment, prepared)
         seconds = time.perf_counter() - begun
         result = show.result(opened, seconds, opened.progress.step - steps_before)
     show.learned(result, opened, json)
+
+
+def _chosen(settings: dict[str, Any]) -> tuple[Config, Source, dict[str, Chosen]]:
+    """The configuration with what was left open chosen, the source in its shape, and what was chosen and why."""
+    given = {**settings["data"], **settings["stream"], **settings["learner"], "workers": settings.get("workers")}
+    checked = Config.of(settings)  # before anything is opened
+    source = build_source(checked, own=True)
+    weights = given.get("weights")
+    found = choose(look(source, Path(weights) if weights else None, given.get("backbone")), given)
+    values = {name: each.value for name, each in found.items()}
+    learner = ("backbone", "weights", "method", "lr", "memory")
+    for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):
+        settings[part] = settings[part] | {name: values[name] for name in names if name in values}
+    settings |= {"workers": values.get("workers", checked.workers)}
+    settings["chosen"] = {name: f"{each.value}: {each.why}" for name, each in found.items()}
+    config = Config.of(settings)
+    assert config.data.size and config.data.channels
+    return config, reshaped(source, config.data.channels, config.data.size), found
+
+
+def _further(run: Path, source: str, fixed: dict[str, Any], data: dict[str, Any], stream: dict[str, Any]) -> Run:
+    """Open a finished run and enter a further source."""
+    for name in fixed:
+        if name not in _OF_DATA:
+            option = {"options": "set", "columns": "column"}.get(name, name).replace("_", "-")
+            raise SettingError(f"{run} goes on with the learner and the pictures it has; leave --{option} out")
+    opened = Run.open(run, write=True)
+    try:
+        settings = {"source": _absolute(source), **data}
+        part = Config.of({"data": settings, "stream": stream}).parts[0]
+        if "tasks" not in stream and part.stream.scenario in ("class", "blurred") and opened.finished:
+            found = build_source(opened.config, shape=opened.shape, part=part.data)
+            part = Continuation.model_validate(
+                part.model_dump() | {"stream": part.stream.model_dump() | {"tasks": min(5, len(found.class_names))}}
+            )
+        go_on_with(opened, part)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _say(chosen: dict[str, Chosen]) -> None:
+    """One short block: what was chosen and why."""
+    table = Table("chosen", "", "because", box=None, pad_edge=False, header_style="dim")
+    for name, each in chosen.items():
+        table.add_row(name, f"[bold]{Path(each.value).name if name == 'weights' else each.value}[/]", each.why)
+    show.console.print(table)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,21 @@ def open_source(
         only = repr(listing.class_names[0])
         raise DataError(f"{listing.name} has one class only, {only}; expected two or more to tell apart")
     return listing.to_source(_shape(listing, size, channels), _test(listing, holdout, seed))
+
+
+def reshaped(source: Source, channels: int, size: int) -> Source:
+    """A source from `open_source`, read in another shape; nothing is listed or looked at again.
+
+    Examples
+    --------
+    >>> larger = reshaped(open_source("builtin:digits"), channels=3, size=16)
+    >>> larger.shape, larger.read(0).shape
+    ((3, 16, 16), (3, 16, 16))
+    """
+    _check(size, channels, 0)
+    assert isinstance(source.read, partial)
+    shape = (channels, size, size)
+    return replace(source, shape=shape, read=partial(source.read.func, shape=shape))
 
 
 def read_picture(path: str | Path, channels: int, size: int) -> NDArray[np.uint8]:

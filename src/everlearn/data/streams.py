@@ -46,6 +46,8 @@ class Stream:
         default the position of the class.
     first_id : int
         The id of the source's sample 0; sample i has ``first_id + i``.
+    first_task : int
+        The number of the first task, for streams that go on after another one.
     name : str
         What a person calls it.
     held_out : sequence of int64 arrays, optional
@@ -70,6 +72,7 @@ class Stream:
     borders: bool = True
     codes: Indices | None = field(default=None, repr=False)
     first_id: int = 0
+    first_task: int = 0
     name: str = "stream"
     held_out: Sequence[Indices] | None = field(default=None, repr=False)
 
@@ -167,7 +170,8 @@ class Stream:
                 taken = order[places]
                 ids = torch.from_numpy(taken + self.first_id)
                 inputs = torch.from_numpy(np.stack(held))
-                yield Batch(inputs, self.labels(taken), ids, task if self.borders else None, position + 1)
+                number = self.first_task + task if self.borders else None
+                yield Batch(inputs, self.labels(taken), ids, number, position + 1)
                 held, places = [], []
 
 

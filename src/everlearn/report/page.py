@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from torch import Tensor
 
 from everlearn.data import load
@@ -18,7 +19,6 @@ from everlearn.learners import Learner
 from everlearn.metrics.continual import average_accuracy, forgetting
 from everlearn.report import pictures
 from everlearn.runs import Run
-from everlearn.runs.build import build_source, build_stream
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -87,13 +87,17 @@ def write(file: Path, text: str) -> Path:
 
 
 def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
-    """Held-out samples of the run's stream, spread over the classes, wrong predictions among them, explained."""
-    source = build_source(run.config, shape=run.shape)
-    stream = run.number(build_stream(run.config, source))
-    held_out = np.unique(np.concatenate(stream.tests()))
-    rng = np.random.default_rng(run.config.seed)
-    inputs, _, kept = load(source, rng.permutation(held_out)[:400])
-    truth = stream.labels(kept).tolist()
+    """Held-out samples of the run's streams, spread over the classes, wrong predictions among them, explained."""
+    streams = run.streams()[: run.progress.part + 1]
+    rng, some = np.random.default_rng(run.config.seed), 400 // len(streams)
+    held, truth, sample_names = [], [], []
+    for stream in streams:
+        held_out = np.unique(np.concatenate(stream.tests()))
+        inputs, _, kept = load(stream.source, rng.permutation(held_out)[:some])
+        held.append(inputs)
+        truth += stream.labels(kept).tolist()
+        sample_names += [stream.source.names[i] for i in kept.tolist()]
+    inputs = torch.cat(held)
     said = learner.predict(inputs).labels.tolist()
     wrong = [i for i, (a, b) in enumerate(zip(truth, said)) if a != b]
     right = _spread([i for i, (a, b) in enumerate(zip(truth, said)) if a == b], truth)
@@ -104,8 +108,7 @@ def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
     names = run.journal.class_names()
     explanations = explain(learner, inputs[chosen], class_names=names)
     return [
-        Case(inputs[i], source.names[int(kept[i])], names[truth[i]], explanation)
-        for i, explanation in zip(chosen, explanations)
+        Case(inputs[i], sample_names[i], names[truth[i]], explanation) for i, explanation in zip(chosen, explanations)
     ]
 
 

@@ -4,7 +4,7 @@ from everlearn.runs.build import build_learner, build_source, build_stream, defa
 from everlearn.runs.config import Config
 from everlearn.runs.evaluate import evaluate_source
 from everlearn.runs.journal import Journal
-from everlearn.runs.learn import Moment, Prepared, accuracy, learn, prepare
+from everlearn.runs.learn import Moment, Prepared, accuracy, go_on_with, learn, prepare
 from everlearn.runs.run import Run
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "build_stream",
     "default_lr",
     "evaluate_source",
+    "go_on_with",
     "learn",
     "prepare",
 ]

@@ -13,7 +13,7 @@ from everlearn.data import Source, Stream
 from everlearn.errors import SettingError
 from everlearn.learners import METHODS, Learner
 from everlearn.models import OURS, build_model
-from everlearn.runs.config import Config, DataConfig
+from everlearn.runs.config import Config, DataConfig, StreamConfig
 
 
 def build_source(
@@ -23,6 +23,7 @@ def build_source(
     *,
     part: DataConfig | None = None,
     holdout: float | None = None,
+    own: bool = False,
 ) -> Source:
     """Open a source of the run, or another one in the same way.
 
@@ -37,12 +38,14 @@ def build_source(
         Which of the run's sources; by default the first.
     holdout : float, optional
         Share held out, where it is not to be the configuration's.
+    own : bool
+        Whether pictures are read in their own size and colour, whatever the backbone.
     """
     settings = part or config.data
     first = spec is None and settings == config.data
     size, channels = (settings.size, settings.channels) if shape is None else (shape[1], shape[0])
     ours = config.learner.backbone in OURS
-    if not ours and channels is None:
+    if not ours and channels is None and not own:
         channels = 3  # pretrained weights are for colour pictures
     where: dict[str, Any] = {}
     if settings.root:
@@ -59,6 +62,8 @@ def build_source(
         )  # fmt: skip
 
     source = open_at(size)
+    if own:
+        return source
     if size is None and not ours and max(source.shape[1:]) > 224:
         source = open_at(224)  # what the backbones were made for
     if size is None and ours and max(source.shape[1:]) > 64:
@@ -66,9 +71,9 @@ def build_source(
     return source
 
 
-def build_stream(config: Config, source: Source) -> Stream:
-    """Order the source's samples as the scenario has it."""
-    settings, seed = config.stream, config.seed
+def build_stream(config: Config, source: Source, part: StreamConfig | None = None) -> Stream:
+    """Order the source's samples as the scenario has it, the first source's or that of a further part."""
+    settings, seed = part or config.stream, config.seed
     match settings.scenario:
         case "class":
             return data.class_incremental(source, settings.tasks, order=settings.order, seed=seed)
@@ -82,6 +87,21 @@ def build_stream(config: Config, source: Source) -> Stream:
             return data.blurred(source, settings.tasks, seed=seed)
         case "shuffled":
             return data.shuffled(source, seed=seed)
+
+
+def build_streams(config: Config, shape: tuple[int, int, int] | None = None) -> list[Stream]:
+    """All sources of the configuration in order, the first one in the shape given or its own, the others in the same.
+
+    Raises
+    ------
+    DataError
+        If one of them is gone or cannot be read any more.
+    """
+    streams: list[Stream] = []
+    for part in config.parts:
+        source = build_source(config, shape=streams[0].source.shape if streams else shape, part=part.data)
+        streams.append(build_stream(config, source, part.stream))
+    return streams
 
 
 def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:

@@ -40,6 +40,8 @@ class Progress:
         Accuracy rows measured so far.
     finished : bool
         The stream has ended.
+    part : int
+        Which of the run's sources is being learned; position and finished are about this one.
     branch : int
         Of the run's history (`everlearn.runs.review_tables`); 0 for a run that was never taken back.
     """
@@ -51,6 +53,7 @@ class Progress:
     matrix: list[list[float | None]] = field(default_factory=list)
     finished: bool = False
     branch: int = 0
+    part: int = 0
 
 
 def save(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:

@@ -68,16 +68,18 @@ def find_sample(reviews: Reviews, id_: str) -> Found:
 
 
 def find_patient(run: Run, reviews: Reviews, patient: str, pseudonym: str) -> Found:
-    """What belongs to a patient, by pseudonym in the journal and by name in the run's source."""
+    """What belongs to a patient, by pseudonym in the journal and by name in the run's sources."""
     rows = reviews.rows("SELECT number FROM reviews WHERE patient = ?", pseudonym)
     sent = reviews.rows("SELECT number FROM cases WHERE patient = ?", pseudonym)
-    source = build_source(run.config, shape=run.shape)
     ids: list[int] = []
-    if source.patients is not None:
-        first, _ = run.journal.source(run.config.data.source, len(source), source.class_names)
+    for part in run.config.parts:
+        source = build_source(run.config, shape=run.shape, part=part.data)
+        if source.patients is None:
+            continue
+        first, _ = run.journal.source(part.data.source, len(source), source.class_names)
         run.journal.commit()
         theirs = set((np.flatnonzero(source.patients == patient) + first).tolist())
-        ids = [row["id"] for row in reviews.rows("SELECT id FROM samples") if row["id"] in theirs]
+        ids += [row["id"] for row in reviews.rows("SELECT id FROM samples") if row["id"] in theirs]
     found = Found([row["number"] for row in rows], [row["number"] for row in sent], ids)
     if not found:
         raise DataError("the run holds nothing of this patient")

@@ -17,8 +17,8 @@ from everlearn.data import Stream
 from everlearn.errors import RunError
 from everlearn.learners import Learner
 from everlearn.runs import checkpoints
-from everlearn.runs.build import build_learner
-from everlearn.runs.config import Config
+from everlearn.runs.build import build_learner, build_streams
+from everlearn.runs.config import Config, Continuation
 from everlearn.runs.journal import Journal
 
 
@@ -87,11 +87,41 @@ class Run:
             learner.load_state_dict(self._tensors)
         return learner
 
-    def number(self, stream: Stream) -> Stream:
+    def number(self, stream: Stream, part: int = 0) -> Stream:
         """Give a stream's samples and classes the numbers they have in this run."""
-        source = stream.source
-        first_id, codes = self.journal.source(self.config.data.source, len(source), source.class_names)
+        source, spec = stream.source, self.config.parts[part].data.source
+        first_id, codes = self.journal.source(spec, len(source), source.class_names)
         return replace(stream, codes=np.array(codes, dtype=np.int64), first_id=first_id)
+
+    def streams(self) -> list[Stream]:
+        """The streams of all sources, numbered, in the order of learning; the run has learned already."""
+        return self.number_all(build_streams(self.config, self.shape))
+
+    def number_all(self, streams: list[Stream]) -> list[Stream]:
+        """Give samples, classes and tasks of all streams the numbers they have in this run."""
+        numbered: list[Stream] = []
+        for part, stream in enumerate(streams):
+            tasks = sum(len(earlier.tasks) for earlier in numbered)
+            numbered.append(replace(self.number(stream, part), first_task=tasks))
+        return numbered
+
+    def extend(self, more: Continuation) -> None:
+        """Go on with a further source: kept in the configuration before anything of it is learned."""
+        self.config = self.config.model_copy(update={"more": [*self.config.more, more]})
+        self._write_config()
+
+    def _write_config(self) -> None:
+        beside = self.path / ".config.toml"
+        try:
+            beside.write_text(self.config.dump(), encoding="utf-8")
+            beside.replace(self.path / "config.toml")
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / 'config.toml'}: {error.strerror}") from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether all sources have been learned to their end."""
+        return self.progress.finished and self.progress.part + 1 == len(self.config.parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,0 +1,198 @@
+"""Settings that nobody gave, chosen from what is seen: pictures and their number, the machine, weights at hand."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlearn.data import Source
+from everlearn.data.named import cache_folder
+from everlearn.learners.learner import default_device
+from everlearn.models import OURS
+from everlearn.runs.build import default_lr
+
+_LARGEST_MEMORY = 512 * 2**20  # bytes of remembered pictures
+_FROZEN_SIZE = 128  # pixels a side below which a pretrained backbone sees too little
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is to choose from.
+
+    Parameters
+    ----------
+    size, channels : int
+        Of the pictures as they are, 224 where they differ or are larger than 256.
+    samples, classes : int
+        To learn.
+    in_memory : bool
+        Whether reading a picture costs nothing.
+    accelerator : str or None
+        As torch names it.
+    cores : int
+        That this process may use.
+    weights : Path or None
+        A file of pretrained weights.
+    backbone : str or None
+        Whose they are.
+    """
+
+    size: int
+    channels: int
+    samples: int
+    classes: int
+    in_memory: bool
+    accelerator: str | None = None
+    cores: int = 1
+    weights: Path | None = None
+    backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A value and why."""
+
+    value: Any
+    why: str
+
+
+def look(source: Source, weights: Path | None, wanted: str | None = None) -> Seen:
+    """See what there is.
+
+    Parameters
+    ----------
+    source : Source
+        Opened in its own size.
+    weights : Path or None
+        The file that was given; else one is looked for in `weights_folder`.
+    wanted : str or None
+        The backbone that was given: only its weights count then.
+    """
+    device = default_device()
+    at_hand = [weights] if weights else sorted(weights_folder().glob("*.safetensors"))
+    known = [(file, name) for file in at_hand if (name := wanted if weights and wanted else backbone_of(file))]
+    if wanted is not None:
+        known = [(file, name) for file, name in known if name == wanted]
+    file, name = known[0] if known else (None, None)
+    channels, size, _ = source.shape
+    return Seen(
+        size, channels, int((~source.test).sum()), len(source.class_names), source.in_memory,
+        None if device.type == "cpu" else device.type, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1, file, name,
+    )  # fmt: skip
+
+
+def weights_folder() -> Path:
+    """Where weights are looked for that no one named: files called as timm calls the backbone."""
+    return cache_folder() / "weights"
+
+
+def backbone_of(file: Path) -> str | None:
+    """The backbone whose name a file of weights begins with; the longest such name.
+
+    Examples
+    --------
+    >>> backbone_of(Path("tf_efficientnet_lite0_imagenet_fp16.safetensors")), backbone_of(Path("mine.safetensors"))
+    ('tf_efficientnet_lite0', None)
+    """
+    import timm
+
+    fits = [name for name in [*OURS, *timm.list_models()] if file.name.startswith(name)]
+    return max(fits, key=len, default=None)
+
+
+def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
+    """A value and a reason for every setting that was not given.
+
+    Parameters
+    ----------
+    seen : Seen
+    given : dict
+        What was said: any of backbone, weights, pretrained, size, channels, method, lr, memory, tasks, scenario,
+        workers. It always wins, and what follows from it is chosen to fit.
+
+    Returns
+    -------
+    dict
+        Of those left: backbone, weights, size, channels, method, lr, memory, tasks, workers.
+
+    Examples
+    --------
+    >>> found = choose(Seen(size=8, channels=1, samples=1438, classes=10, in_memory=True), {"memory": 200})
+    >>> {name: each.value for name, each in found.items() if name != "weights"}
+    {'backbone': 'slim_resnet18', 'size': 8, 'channels': 1, 'method': 'aser', 'lr': 0.1, 'tasks': 5, 'workers': 0}
+    """
+    found: dict[str, Chosen] = {}
+
+    def settle(name: str, value: Any, why: str) -> Any:
+        if given.get(name) is not None:
+            return given[name]
+        found[name] = Chosen(value, why)
+        return value
+
+    backbone = settle("backbone", *_backbone(seen, given))
+    ready = seen.weights is not None and seen.backbone == backbone
+    if ready:
+        settle("weights", str(seen.weights), "pretrained weights at hand")
+    pretrained = ready or bool(given.get("pretrained")) or bool(given.get("weights"))
+    size = settle("size", *_size(seen, backbone, pretrained))
+    colour = backbone not in OURS
+    own = "all pictures looked at are grey" if seen.channels == 1 else "there are colour pictures"
+    why = "what the backbone was made for" if colour else own
+    channels = settle("channels", 3 if colour else seen.channels, why)
+    settle("method", *_method(seen, pretrained))
+    settle("lr", default_lr(backbone), "trained from the beginning" if backbone in OURS else "for a backbone of timm's")
+    settle("memory", *_memory(seen, size, channels, given.get("method")))
+    if given.get("scenario") in (None, "class", "blurred"):
+        settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
+    settle("workers", *_workers(seen))
+    return found
+
+
+def _backbone(seen: Seen, given: dict[str, Any]) -> tuple[str, str]:
+    if seen.backbone is not None:
+        return seen.backbone, f"its pretrained weights are at hand: {seen.weights.name if seen.weights else ''}"
+    if given.get("pretrained"):
+        return "tf_efficientnet_lite0", "a small network, good on a CPU, whose pretrained weights timm has"
+    return "slim_resnet18", f"no pretrained weights at hand, given or in {weights_folder()}"
+
+
+def _size(seen: Seen, backbone: str, pretrained: bool) -> tuple[int, str]:
+    if backbone in OURS:
+        largest, why = 64, "the small networks keep full resolution in their first stage"
+    else:
+        largest, why = 224, "what the backbone was made for"
+    if pretrained and backbone not in OURS and seen.size < _FROZEN_SIZE:
+        return _FROZEN_SIZE, f"enlarged from {seen.size}: pretrained backbones see little in small pictures"
+    return (largest, why) if seen.size > largest else (seen.size, "the pictures' own")
+
+
+def _method(seen: Seen, pretrained: bool) -> tuple[str, str]:
+    if pretrained and seen.accelerator is None:
+        return "slda", "a frozen pretrained backbone needs no training, nothing is forgotten: best by far on a CPU"
+    if pretrained:
+        return "aser", f"there is an accelerator ({seen.accelerator}) to train the whole backbone"
+    return "aser", "no pretrained features: the backbone is learned, and Shapley values say what to remember"
+
+
+def _memory(seen: Seen, size: int, channels: int, method: str | None) -> tuple[int, str]:
+    if method in ("joint", "offline"):
+        return seen.samples, f"{method} keeps every sample"
+    wanted, why = 1000, "usual"
+    if 20 * seen.classes > wanted:
+        wanted, why = 20 * seen.classes, "20 for each class"
+    most = max(1, _LARGEST_MEMORY // (size * size * channels))
+    if most < wanted:
+        return most, f"half a gigabyte of pictures of {size} pixels"
+    return wanted, f"{why}; more than there are to learn now" if wanted >= seen.samples else why
+
+
+def _workers(seen: Seen) -> tuple[int, str]:
+    if seen.in_memory:
+        return 0, "the pictures are in memory"
+    if seen.samples < 2000 or seen.cores < 2:
+        few = "one core" if seen.cores < 2 else f"{seen.samples} pictures are soon read"
+        return 0, few
+    return min(4, seen.cores - 1), f"of {seen.cores} cores, to decode {seen.samples} pictures ahead"

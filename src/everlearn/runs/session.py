@@ -1,0 +1,156 @@
+"""One process's part in a run's life: step, journal, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.data import Batch, Quarantined, Stream, load
+from everlearn.errors import SettingError
+from everlearn.learners import Learner, StepReport
+from everlearn.runs import checkpoints
+from everlearn.runs.run import Run
+
+_COMMIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a progress display wants to know after a step."""
+
+    position: int
+    total: int
+    step: int
+    task: int | None
+    loss: float
+    average_accuracy: float | None
+
+
+class Session:
+    """Learns the streams of a run, one after the other.
+
+    Parameters
+    ----------
+    run : Run
+        Open for writing.
+    learner : Learner
+        In the state of the run's progress.
+    streams : list of Stream or None
+        Numbered as in the run, one for each of its sources; None where nothing is left to learn.
+    """
+
+    def __init__(self, run: Run, learner: Learner, streams: Sequence[Stream | None]) -> None:
+        self.run, self.learner, self.streams = run, learner, streams
+        self.progress = run.progress
+        self.bad: list[Quarantined] = []  # put aside since the last step
+        self.committed = time.monotonic()
+
+    def work(self, show: Callable[[Moment], None] | None) -> None:
+        """Learn what is left of the stream that was begun, then the streams behind it."""
+        if not self.progress.finished:
+            self._learn(self.streams[self.progress.part], show)
+        while self.progress.part + 1 < len(self.streams):
+            self._begin(self.progress.part + 1)
+            self._learn(self.streams[self.progress.part], show)
+
+    def _begin(self, part: int) -> None:
+        progress, stream = self.progress, self.streams[part]
+        progress.part, progress.position, progress.finished = part, 0, False
+        if stream is None:
+            return
+        progress.matrix = [row + [None] * len(stream.tasks) for row in progress.matrix]
+        known = {"source": stream.source.name, "samples": len(stream), "tasks": len(stream.tasks)}
+        self.run.journal.event(progress.step, "went on", known)
+
+    def _learn(self, stream: Stream | None, show: Callable[[Moment], None] | None) -> None:
+        config, progress = self.run.config, self.progress
+        if stream is None:
+            progress.finished = True
+            return
+        size, start = config.parts[progress.part].stream.batch, progress.position
+        for batch in stream.batches(size, start, workers=config.workers, on_bad=self._put_aside):
+            self._close_tasks(stream, batch)
+            report = self.learner.observe(batch)
+            self._enter(stream, batch, report)
+            if show:
+                show(self._moment(stream, batch, report))
+            if report.step % config.checkpoint_every == 0:
+                self.run.save(self.learner)
+        self._close_tasks(stream, None)
+        progress.position, progress.finished = len(stream), True
+        progress.quarantined += len(self.bad)
+        self.bad.clear()
+        self.run.journal.event(progress.step, "finished", {"samples_seen": progress.samples_seen})
+        self.run.save(self.learner)
+
+    def _enter(self, stream: Stream, batch: Batch, report: StepReport) -> None:
+        progress = self.progress
+        progress.step, progress.position = report.step, batch.end
+        progress.samples_seen += report.samples
+        progress.quarantined += len(self.bad)
+        self.bad.clear()
+        loss = float(report.loss)
+        if not math.isfinite(loss):
+            raise SettingError(
+                f"the loss is {loss} at step {report.step}; lower the learning rate (--lr) and resume from step "
+                f"{(checkpoints.steps(self.run.path / 'checkpoints') or [0])[-1]}, which is intact"
+            )
+        names, rows = stream.source.names, zip(batch.ids.tolist(), batch.labels.tolist())
+        samples = [(id_, code, names[id_ - stream.first_id]) for id_, code in rows]
+        self.run.journal.step(report.step, batch.task, loss, samples)
+        if time.monotonic() - self.committed > _COMMIT_SECONDS:
+            self.run.journal.commit()
+            self.committed = time.monotonic()
+
+    def _close_tasks(self, stream: Stream, coming: Batch | None) -> None:
+        """Evaluate after every task that ends before the coming batch, or at the stream's end."""
+        progress = self.progress
+        ends = np.cumsum([len(task) for task in stream.tasks]).tolist()
+        while len(progress.matrix) < stream.first_task + len(ends):
+            number = len(progress.matrix)
+            if coming is not None:
+                over = coming.task > number if coming.task is not None else (
+                    progress.position >= ends[number - stream.first_task])  # fmt: skip
+                if not over:
+                    return
+            if stream.borders or coming is None:
+                self.learner.end_task()
+            accuracies = self._evaluate(stream, number)
+            progress.matrix.append(accuracies)
+            self.run.journal.evaluation(number, progress.step, accuracies)
+            self.run.save(self.learner)
+
+    def _evaluate(self, stream: Stream, number: int) -> list[float | None]:
+        """Accuracy on every task of the streams so far; tasks to come are left out where borders are known."""
+        row: list[float | None] = []
+        for each in filter(None, self.streams[: self.progress.part + 1]):
+            for task, indices in enumerate(each.tests(), each.first_task):
+                reached = task <= number or not stream.borders
+                measured = len(indices) > 0 and reached and self.learner.classes.codes
+                row.append(accuracy(self.learner, each, indices) if measured else None)
+        return row
+
+    def _put_aside(self, bad: Quarantined) -> None:
+        self.bad.append(bad)
+        self.run.journal.quarantine(self.progress.step + 1, bad.id, bad.name, bad.reason)
+
+    def _moment(self, stream: Stream, batch: Batch, report: StepReport) -> Moment:
+        measured = [value for value in (self.progress.matrix[-1] if self.progress.matrix else []) if value is not None]
+        mean = sum(measured) / len(measured) if measured else None
+        return Moment(batch.end, len(stream), report.step, batch.task, float(report.loss), mean)
+
+
+def accuracy(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> float:
+    """Share of held-out samples whose class is predicted; samples that cannot be read are left out."""
+    right = total = 0
+    for start in range(0, len(indices), chunk):
+        inputs, _, kept = load(stream.source, indices[start : start + chunk])
+        if len(kept):
+            right += int((learner.predict(inputs).labels.cpu() == stream.labels(kept)).sum())
+            total += len(kept)
+    return right / total if total else 0.0

@@ -1,0 +1,45 @@
+"""``everlearn learn`` without settings: what it chose is said, kept and used; a finished run goes on by --run."""
+
+import tomllib
+
+from everlearn.models import build_model
+
+from .conftest import picture_folder
+
+
+def test_choices_are_said_kept_and_used(everlearn, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = picture_folder(tmp_path / "pictures", n=4, size=12)
+    code, _, said = everlearn("learn", folder, "--run", tmp_path / "r", "--tasks", 1)
+    assert code == 0
+    assert "slim_resnet18" in said
+    assert "no pretrained weights at hand" in " ".join(said.split())
+    kept = tomllib.loads((tmp_path / "r" / "config.toml").read_text())
+    assert kept["data"]["size"] == 12
+    assert kept["learner"]["method"] == "aser"
+    assert kept["chosen"]["size"] == "12: the pictures' own"
+    assert "tasks" not in kept["chosen"]
+    weights = tmp_path / "cache" / "everlearn" / "weights"
+    weights.mkdir(parents=True)
+    save_file(build_model("slim_resnet18").backbone.state_dict(), weights / "slim_resnet18.safetensors")
+    result = everlearn.json("learn", folder, "--run", tmp_path / "r2", "--tasks", 1)
+    assert result["method"] == "slda"
+    kept = tomllib.loads((tmp_path / "r2" / "config.toml").read_text())
+    assert kept["learner"]["weights"] == str(weights / "slim_resnet18.safetensors")
+
+
+def test_a_finished_run_goes_on(everlearn, tmp_path):
+    first = picture_folder(tmp_path / "first", n=5)
+    second = picture_folder(tmp_path / "second", ("cow",), n=5, size=20)
+    everlearn.json("learn", first, "--run", tmp_path / "r", "--tasks", 1, "--memory", 8, "--method", "er")
+    result = everlearn.json("learn", second, "--run", tmp_path / "r")
+    assert result["samples_seen"] == 12
+    assert [len(row) for row in result["accuracy_matrix"]] == [2, 2]
+    said = everlearn.json("predict", tmp_path / "r", second / "cow" / "0.png")
+    assert set(said["predictions"][0]["probabilities"]) == {"cat", "dog", "cow"}
+    assert "leave --memory out" in everlearn.refused("learn", first, "--run", tmp_path / "r", "--memory", 9)
+    assert "leave --set out" in everlearn.refused("learn", first, "--run", tmp_path / "r", "--set", "k=2")
+    assert "does not exist" in everlearn.refused("learn", tmp_path / "none", "--run", tmp_path / "r")
+    assert everlearn.json("learn", "--resume", tmp_path / "r")["samples_seen"] == 12

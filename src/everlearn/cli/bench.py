@@ -8,9 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from everlearn.bench import discovery as pools
 from everlearn.bench import explain as explainers
-from everlearn.bench import frozen
+from everlearn.bench import frozen, mislabelled
+from everlearn.bench import valuation as values
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
+from everlearn.bench.discovery_tables import as_markdown as discovery_markdown
+from everlearn.bench.discovery_tables import summary as discovery_summary
 from everlearn.bench.explain_lines import lines as explainer_lines
 from everlearn.bench.explain_pictures import table_pictures
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
@@ -88,6 +92,83 @@ def explain(
     found, marked = explainers.summary(rows), sum(p.region is not None for p in shown)
     what = f"{explainers.MODEL}, {len(shown)} pictures, {marked} of them with boxes; seed {seed}"
     finish(what, explainers.as_markdown(found), {"seed": seed, "rows": found}, json)
+
+
+@bench.command()
+def discovery(
+    folder: Annotated[Path | None, typer.Option(help=f"where the files of {', '.join(pools.SETS)} are")] = None,
+    sets: Annotated[str, typer.Option(help="some of these")] = ",".join(pools.SETS),
+    data: Annotated[Path | None, typer.Option(help="POOL.csv: any table whose values are known, instead")] = None,
+    target: Annotated[str | None, typer.Option(help="with --data: the measured column")] = None,
+    minimise: Annotated[bool, typer.Option("--minimise", help="with --data: small values are wanted")] = False,
+    inputs: Annotated[str | None, typer.Option(help="with --data: smiles, composition or columns")] = None,
+    group: Annotated[str | None, typer.Option(help="with --data: column of the group split; no input")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="with --data: a further column that is no input")] = None,
+    strategies: Annotated[str, typer.Option(help="which choose")] = ",".join(pools.STRATEGIES),
+    seeds: Annotated[int, typer.Option(help="how many")] = 20,
+    first_seed: Annotated[int, typer.Option(help="from this on")] = 0,
+    rows: Annotated[int, typer.Option(help="of each set at most, drawn with seed 0")] = 5000,
+    most: Annotated[int, typer.Option(help="experiments after which one gives up")] = pools.MOST,
+    quick: Annotated[bool, typer.Option("--quick", help="1000 rows, 2 seeds, 1 split, giving up at 150")] = False,
+    results: _Results = Path("benchmarks/results/discovery.jsonl"),
+    scratch: Annotated[Path, typer.Option(help="for tables drawn and features computed")] = Path("runs/bench"),
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """Experiments until half of the best 1 % are found, peers in the same run; errors of prediction beside it."""
+    if (data is None) == (folder is None):
+        raise SettingError("give either --folder DIRECTORY of the sets, or --data POOL.csv --target COLUMN")
+    for option, value, least in (("--seeds", seeds, 1), ("--rows", rows, 1), ("--most", most, pools.FIRST)):
+        if value < least:
+            raise SettingError(f"{option} is {value}; expected {least} or more")
+    if quick:
+        seeds, rows, most = min(seeds, 2), min(rows, 1000), min(most, 150)
+    chosen = pools.sets_in(folder, sets.split(",")) if folder is not None else []
+    if data is not None:
+        if not target:
+            raise SettingError("--data needs --target COLUMN")
+        chosen = [pools.PoolSet(data.stem, data, target, minimise, inputs, group, ignore=tuple(ignore or ()))]
+    found = []
+    for each in chosen:
+        problem = pools.Problem(each, rows, scratch)
+        found += pools.run_table(problem, strategies.split(","), range(first_seed, first_seed + seeds), results, most,
+                                 1 if quick else 5, said)  # fmt: skip
+    table = discovery_summary(found)
+    finish("Discovery", discovery_markdown(table), {"rows": rows, "most": most, "sets": table}, json)
+
+
+@bench.command()
+def valuation(
+    table: Annotated[int, typer.Option(help="1: speed, 2: memory at a million candidates, 3: wrong labels")] = 1,
+    data: Annotated[str | None, typer.Option(help="table 3: source of pictures with labels")] = None,
+    weights: Annotated[Path | None, typer.Option(help="table 3: EfficientNet-Lite0, safetensors")] = None,
+    candidates: Annotated[int | None, typer.Option(help="by default 10000, a million, and 5000 samples")] = None,
+    points: Annotated[int, typer.Option(help="evaluation points", min=1)] = 1000,
+    features: Annotated[int, typer.Option(help="dimensions", min=1)] = 128,
+    peer_points: Annotated[int | None, typer.Option(help="points for peers, their time multiplied up", min=1)] = None,
+    methods: Annotated[str | None, typer.Option(help=f"table 1: of {', '.join(values.LINES)}")] = None,
+    max_mib: Annotated[int, typer.Option(help="table 2: bound on working memory", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="of problem and flips")] = 0,
+    results: _Results = Path("benchmarks/results/valuation.jsonl"),
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
+) -> None:
+    """KNN-Shapley values beside pyDVL, dattri and cleanlab: speed, memory, wrong labels found."""
+    if table == 1:
+        size = values.Size(candidates or 10_000, points, features)
+        names = methods.split(",") if methods else values.installed()
+        rows = values.run_speed(names, size, results, peer_points=peer_points, seed=seed, show=said)
+        what, text = f"{size.candidates} candidates × {points} points × {features} features", values.as_markdown(rows)
+    elif table == 2:
+        row = values.run_large(values.Size(candidates or 1_000_000, points, features), max_mib * 2**20, seed)
+        rows, what = [row], f"{row['candidates']} candidates × {points} points × {features} features, mean values"
+        text = values.memory_line(row)
+    elif table == 3 and data is not None:
+        source = open_source(data, size=None)
+        x, y = mislabelled.encoded(source, candidates or 5000, weights, seed)
+        rows = mislabelled.run_mislabelled(x, y, len(source.class_names), seed, said)
+        what, text = f"{source.name}: {len(y)} samples, 10 % of labels flipped", mislabelled.as_markdown(rows)
+    else:
+        raise SettingError(f"table is {table}, data {data}; expected table 1, 2, or 3 with --data")
+    finish(f"{what}; seed {seed}", text, {"seed": seed, "rows": rows}, json)
 
 
 def said(text: str) -> None:

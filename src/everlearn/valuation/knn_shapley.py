@@ -78,7 +78,7 @@ def knn_shapley(
             classes = len(torch.unique(torch.cat([labels, eval_labels])))
         factors, last = _soft_terms(n, k, values)
     else:
-        factors, last = _hard_terms(n, k, values)
+        factors, last = hard_terms(n, k, values)
     rows = max(1, max_bytes // (_BYTES_PER_PAIR * n))
     for start in range(0, len(eval_features), rows):
         part = slice(start, start + rows)
@@ -89,7 +89,7 @@ def knn_shapley(
             s_last = (m_EN[:, -1] - others) * last + (m_EN[:, -1] - 1 / classes) / n  # type: ignore[operator]
         else:
             s_last = m_EN[:, -1] * last
-        s_EN = _accumulate(m_EN, factors, s_last)
+        s_EN = accumulate(m_EN, factors, s_last)
         values[part] = torch.empty_like(s_EN).scatter_(1, order, s_EN)
     return values
 
@@ -139,7 +139,7 @@ def nearest_order(queries: Tensor, features: Tensor) -> Tensor:
     return keys & 0xFFFFFFFF
 
 
-def _hard_terms(n: int, k: int, like: Tensor) -> tuple[Tensor, float]:
+def hard_terms(n: int, k: int, like: Tensor) -> tuple[Tensor, float]:
     """min(K, i) / (i K) for i = 1 … N−1, and the weight of s_N."""
     i = torch.arange(1, n, dtype=torch.float64, device=like.device)
     return (i.clamp(max=k) / (i * k)).to(like.dtype), min(k, n) / (n * k)
@@ -154,7 +154,7 @@ def _soft_terms(n: int, k: int, like: Tensor) -> tuple[Tensor, float]:
     return factors.to(like.dtype), (harmonic - 1) / n
 
 
-def _accumulate(m_EN: Tensor, factors: Tensor, s_last: Tensor) -> Tensor:
+def accumulate(m_EN: Tensor, factors: Tensor, s_last: Tensor) -> Tensor:
     """s_i = s_{i+1} + (m_i − m_{i+1}) · factor_i, from the farthest to the nearest."""
     steps = (m_EN[:, :-1] - m_EN[:, 1:]) * factors
     return torch.cat([steps, s_last[:, None]], 1).flip(1).cumsum(1).flip(1)

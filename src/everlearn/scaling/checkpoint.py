@@ -174,7 +174,8 @@ def _empty_optimiser(engine: Engine, optimisers: list[torch.optim.Optimizer], ke
             rest = key.removeprefix(f"optimiser.{name}.")
             if rest == key or "." in rest:
                 continue
-            value = torch.zeros(()) if rest == "step" else torch.zeros_like(parameter.detach())
+            like = parameter.detach()
+            value = torch.zeros((), device=like.device) if rest == "step" else torch.zeros_like(like)
             optimiser.state[parameter][rest] = found[key] = value
     return found
 

@@ -100,5 +100,5 @@ def build(named: dict[str, nn.Parameter], settings: Optimiser) -> list[torch.opt
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if groups:
-        made.append(torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps))
+        made.append(torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, fused=True))
     return made

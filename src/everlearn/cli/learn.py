@@ -58,6 +58,7 @@ def learn(
     root: Annotated[Path | None, Option(help="folder of torchvision's and MedMNIST's files")] = None,
     workers: Annotated[int | None, Option(help="processes that decode pictures; chosen")] = None,
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
+    no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
     json: Annotated[bool, Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Learn SOURCE in one pass with a bounded memory; what is not set is chosen from what there is to see.
@@ -77,6 +78,7 @@ def learn(
     data |= _given(columns=_pairs(column, "--column") or None)
     stream = _given(scenario=scenario, tasks=tasks, order=order, batch=batch)
     rest = _given(seed=seed, workers=workers, checkpoint_every=checkpoint_every)
+    rest |= {"alarms": False} if no_alarms else {}
     begun = time.perf_counter()
     if resume is not None:
         if source is not None or run is not None:

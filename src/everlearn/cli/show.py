@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import math
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -37,9 +39,12 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
 
     def moment(m: Moment) -> None:
         progress.start()  # with the first step, so that a refusal before it stands alone
+        for text in m.alarms if not quiet else ():
+            console.print(f"[yellow]{escape(text)}[/]")
         task = "" if m.task is None else f"task {m.task + 1}  "
         mean = "" if m.average_accuracy is None else f"  accuracy {m.average_accuracy:.1%}"
-        progress.update(bar, completed=m.position, total=m.total, news=f"{task}loss {m.loss:.2f}{mean}")
+        loss = "" if math.isnan(m.loss) else f"loss {m.loss:.2f}"
+        progress.update(bar, completed=m.position, total=m.total, news=f"{task}{loss}{mean}")
 
     try:
         yield moment
@@ -52,8 +57,12 @@ def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
     matrix = run.progress.matrix
     return {
         "method": run.config.learner.method,
-        "average_accuracy": average_accuracy(matrix),
-        "forgetting": forgetting(matrix),
+        "average_accuracy": average_accuracy(matrix) if matrix else None,
+        "forgetting": forgetting(matrix) if matrix else None,
+        "accuracy_before_learning": accuracy_before_learning(run),
+        "alarms": [
+            {"step": row["step"], "kind": row["kind"], **json_.loads(row["detail"])} for row in run.journal.alarms()
+        ],
         "accuracy_matrix": matrix,
         "samples_seen": run.progress.samples_seen,
         "quarantined": run.progress.quarantined,
@@ -64,6 +73,13 @@ def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
         "run": str(run.path),
         "versions": versions(),
     }
+
+
+def accuracy_before_learning(run: Run) -> float | None:
+    """Share of samples, of classes known by then, that were predicted right before they were learned."""
+    looks = run.journal.looks()
+    samples = sum(row["samples"] for row in looks)
+    return round(sum(row["correct"] for row in looks) / samples, 6) if samples else None
 
 
 def versions() -> dict[str, str]:

@@ -151,6 +151,10 @@ class Learner:
         probabilities = torch.cat(logits).softmax(1) if logits else torch.zeros(0, len(self.classes.codes))
         return Prediction(probabilities, list(self.classes.codes))
 
+    def look(self, inputs: Tensor) -> Prediction | None:
+        """`predict` for a batch that is observed next; None where a prediction costs far more than a step."""
+        return None if self.classifier == "ncm" else self.predict(inputs)
+
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]`` of the classifier that predicts, in whatever mode the model is in."""
         with self._autocast():

@@ -78,6 +78,10 @@ class Refit(Learner):
         self.fit()
         return super().predict(inputs, chunk)
 
+    def look(self, inputs: Tensor) -> Prediction | None:
+        """Nothing: it would train the model anew for every batch."""
+        return None
+
     def logits(self, inputs: Tensor) -> Tensor:
         """Train if need be, then as for every learner."""
         self.fit()

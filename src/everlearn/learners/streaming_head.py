@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
-from everlearn.learners.learner import Learner, StepReport
+from everlearn.learners.learner import Learner, Prediction, StepReport
 from everlearn.memory import reservoir
 from everlearn.models import Model
 
@@ -46,11 +46,14 @@ class StreamingHead(Learner):
         self.inputs = inputs
         self.sums: dict[str, Tensor] = {}  # what was added up so far: all of the method's state
         self._solved: tuple[Tensor, Tensor] | None = None
+        self._ahead: tuple[Tensor, Tensor] | None = None  # inputs looked at before they are observed, and features
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
-        loss = self.add(self.features(x).to(precise(self.device)), y)
+        ahead, self._ahead = self._ahead, None
+        f = ahead[1] if ahead is not None and ahead[0] is batch.inputs else self.features(x)
+        loss = self.add(f.to(precise(self.device)), y)
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
 
@@ -66,14 +69,23 @@ class StreamingHead(Learner):
         """What the weights are for: the features themselves, unless a method maps them on."""
         return f
 
+    def look(self, inputs: Tensor) -> Prediction | None:
+        """Probabilities of a batch that is observed next; its features are computed once for both."""
+        f = self.features(inputs)
+        self._ahead = inputs, f
+        return Prediction(self._classify(f).softmax(1), list(self.classes.codes))
+
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]``."""
+        return self._classify(self._embedded(inputs).float())
+
+    def _classify(self, f: Tensor) -> Tensor:
         if self._solved is None:
             with torch.inference_mode(False), torch.no_grad():  # gradients may be wanted through them later
                 W, b = self.solve()
                 self._solved = W.float(), b.float()
         W, b = self._solved
-        return self.lift(self._embedded(inputs).float()) @ W + b
+        return self.lift(f) @ W + b
 
     def features(self, inputs: Tensor, chunk: int = 256) -> Tensor:
         """Float32 features ``[n, d]`` in evaluation mode, without gradient: the backbone's, or normalised pixels."""

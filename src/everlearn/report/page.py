@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from everlearn.metrics.continual import average_accuracy, forgetting
 from everlearn.report import pictures
 from everlearn.runs import Run
 
-_PAGES = jinja2.Environment(
+PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
 )
 
@@ -52,7 +53,7 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
     learner = run.learner()
     names = run.journal.class_names()
     explained = explained_cases(run, learner, cases)
-    page = _PAGES.get_template("run.html").render(
+    page = PAGES.get_template("run.html").render(
         title=(file.parent if file else run.path).name,
         results=[_result(each) for each in (*beside, run)],
         chart=pictures.accuracy_chart({each.config.learner.method: _curve(each) for each in (*beside, run)}),
@@ -60,6 +61,9 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
         held=learner.memory.size,
         capacity=learner.memory.capacity,
         cases=[case_view(case, names) for case in explained],
+        alarms=[
+            {"step": row["step"], "kind": row["kind"], **json.loads(row["detail"])} for row in run.journal.alarms()
+        ],
         quarantined=[dict(row) for row in run.journal.quarantined()],
         settings=run.config.dump(),
     )
@@ -68,9 +72,7 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
 
 def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, file: Path) -> Path:
     """Write a page of explained pictures alone."""
-    page = _PAGES.get_template("explanations.html").render(
-        title=title, cases=[case_view(case, names) for case in cases]
-    )
+    page = PAGES.get_template("explanations.html").render(title=title, cases=[case_view(case, names) for case in cases])
     return write(file, page)
 
 

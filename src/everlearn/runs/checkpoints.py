@@ -42,6 +42,8 @@ class Progress:
         The stream has ended.
     part : int
         Which of the run's sources is being learned; position and finished are about this one.
+    alarms : dict
+        State of `everlearn.runs.alarms.Alarms`.
     branch : int
         Of the run's history (`everlearn.runs.review_tables`); 0 for a run that was never taken back.
     """
@@ -54,6 +56,7 @@ class Progress:
     finished: bool = False
     branch: int = 0
     part: int = 0
+    alarms: dict[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:

@@ -75,6 +75,7 @@ class Config(_Part):
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     workers: int = Field(0, ge=0, description="processes that decode pictures")
+    alarms: bool = Field(True, description="predict each batch before learning it, and tell of drift")
     chosen: dict[str, str] = Field(default_factory=dict, description="settings nobody gave: what was chosen, and why")
     more: list[Continuation] = Field(default_factory=list, description="sources that the run went on with")
 

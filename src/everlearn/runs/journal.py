@@ -29,6 +29,11 @@ CREATE TABLE IF NOT EXISTS quarantine
   (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, name TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluations
   (number INTEGER PRIMARY KEY, step INTEGER NOT NULL, accuracies TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS looks
+  (step INTEGER PRIMARY KEY, samples INTEGER NOT NULL, correct INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS arrivals
+  (number INTEGER PRIMARY KEY, part INTEGER NOT NULL, batch INTEGER NOT NULL, folder TEXT NOT NULL, path TEXT NOT NULL,
+   code INTEGER NOT NULL, picture BLOB, reason TEXT, UNIQUE (folder, path));
 CREATE TABLE IF NOT EXISTS events
   (number INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, at REAL NOT NULL);
 """
@@ -114,11 +119,25 @@ class Journal:
                 (step, kind, json.dumps(detail), time.time()),
             )
 
-    def rewind(self, step: int) -> None:
-        """Forget what was learned behind a step; events stay."""
+    def look(self, step: int, samples: int, right: int) -> None:
+        """Enter how many samples of known classes a step had, and how many were right before they were learned."""
         with self._one_line_errors():
-            for table in ("steps", "samples", "quarantine", "evaluations"):
+            self._db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", (step, samples, right))
+
+    def looks(self) -> list[sqlite3.Row]:
+        """Predictions before learning, by step: step, samples, correct."""
+        return self._rows("SELECT * FROM looks ORDER BY step")
+
+    def alarms(self) -> list[sqlite3.Row]:
+        """New classes and drift, in order: events with step, kind and detail (JSON)."""
+        return self._rows("SELECT * FROM events WHERE kind IN ('new class', 'drift') ORDER BY number")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned behind a step; events stay, but for alarms, which learning again raises again."""
+        with self._one_line_errors():
+            for table in ("steps", "samples", "quarantine", "evaluations", "looks"):
                 self._db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
+            self._db.execute("DELETE FROM events WHERE step > ? AND kind IN ('new class', 'drift')", (step,))
             self._db.execute(
                 "DELETE FROM learnings WHERE branch = (SELECT MAX(branch) FROM branches) AND step > ?", (step,)
             )

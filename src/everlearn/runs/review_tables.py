@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS audit (
   previous TEXT NOT NULL, hash TEXT NOT NULL);
 """
 
-LAYOUT = 3
+LAYOUT = 4
 """Of a journal, as SQLite's ``user_version``: what an older one lacks is added when it is opened."""
 
 LINE = """

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from everlearn.data import Batch, Quarantined, Stream, load
 from everlearn.errors import SettingError
 from everlearn.learners import Learner, StepReport
 from everlearn.runs import checkpoints
+from everlearn.runs.alarms import Alarms
 from everlearn.runs.run import Run
 
 _COMMIT_SECONDS = 1.0
@@ -29,6 +31,8 @@ class Moment:
     task: int | None
     loss: float
     average_accuracy: float | None
+    alarms: tuple[str, ...] = ()
+    evaluated: bool = False  # whether accuracy was measured since the last moment
 
 
 class Session:
@@ -48,6 +52,9 @@ class Session:
         self.run, self.learner, self.streams = run, learner, streams
         self.progress = run.progress
         self.bad: list[Quarantined] = []  # put aside since the last step
+        self.alarms = Alarms(self.progress.alarms) if run.config.alarms else None
+        self.evaluated = False
+        self._names: dict[int, str] = {}
         self.committed = time.monotonic()
 
     def work(self, show: Callable[[Moment], None] | None) -> None:
@@ -75,20 +82,42 @@ class Session:
         size, start = config.parts[progress.part].stream.batch, progress.position
         for batch in stream.batches(size, start, workers=config.workers, on_bad=self._put_aside):
             self._close_tasks(stream, batch)
-            report = self.learner.observe(batch)
-            self._enter(stream, batch, report)
+            moment = self.step(batch, partial(_name, stream), len(stream))
             if show:
-                show(self._moment(stream, batch, report))
-            if report.step % config.checkpoint_every == 0:
+                show(moment)
+            if moment.step % config.checkpoint_every == 0:
                 self.run.save(self.learner)
         self._close_tasks(stream, None)
+        if show and self.progress.step:
+            show(self._moment(len(stream), len(stream), None, math.nan, ()))
         progress.position, progress.finished = len(stream), True
         progress.quarantined += len(self.bad)
         self.bad.clear()
         self.run.journal.event(progress.step, "finished", {"samples_seen": progress.samples_seen})
         self.run.save(self.learner)
 
-    def _enter(self, stream: Stream, batch: Batch, report: StepReport) -> None:
+    def step(self, batch: Batch, name: Callable[[int], str], total: int) -> Moment:
+        """Look at a batch, learn it, enter it; ``name`` gives a sample's name by its id."""
+        look = self.alarms.look(self.learner, batch, self.class_names(batch), name) if self.alarms else None
+        report = self.learner.observe(batch)
+        self._enter(batch, report, name)
+        told: list[str] = []
+        if look is not None and self.alarms is not None:
+            self.progress.alarms = self.alarms.state()
+            if look.samples:
+                self.run.journal.look(report.step, look.samples, look.right)
+            for alarm in look.alarms:
+                self.run.journal.event(report.step, alarm.kind, alarm.detail)
+                told.append(f"step {report.step}: {alarm.text}")
+        return self._moment(batch.end, total, batch.task, float(report.loss), tuple(told))
+
+    def class_names(self, batch: Batch) -> dict[int, str]:
+        """Names of label codes, those of the batch at least."""
+        if not set(batch.labels.tolist()) <= self._names.keys():
+            self._names = self.run.journal.class_names()
+        return self._names
+
+    def _enter(self, batch: Batch, report: StepReport, name: Callable[[int], str]) -> None:
         progress = self.progress
         progress.step, progress.position = report.step, batch.end
         progress.samples_seen += report.samples
@@ -100,8 +129,7 @@ class Session:
                 f"the loss is {loss} at step {report.step}; lower the learning rate (--lr) and resume from step "
                 f"{(checkpoints.steps(self.run.path / 'checkpoints') or [0])[-1]}, which is intact"
             )
-        names, rows = stream.source.names, zip(batch.ids.tolist(), batch.labels.tolist())
-        samples = [(id_, code, names[id_ - stream.first_id]) for id_, code in rows]
+        samples = [(id_, code, name(id_)) for id_, code in zip(batch.ids.tolist(), batch.labels.tolist())]
         self.run.journal.step(report.step, batch.task, loss, samples)
         if time.monotonic() - self.committed > _COMMIT_SECONDS:
             self.run.journal.commit()
@@ -122,6 +150,7 @@ class Session:
                 self.learner.end_task()
             accuracies = self._evaluate(stream, number)
             progress.matrix.append(accuracies)
+            self.evaluated = True
             self.run.journal.evaluation(number, progress.step, accuracies)
             self.run.save(self.learner)
 
@@ -139,10 +168,15 @@ class Session:
         self.bad.append(bad)
         self.run.journal.quarantine(self.progress.step + 1, bad.id, bad.name, bad.reason)
 
-    def _moment(self, stream: Stream, batch: Batch, report: StepReport) -> Moment:
+    def _moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
+        evaluated, self.evaluated = self.evaluated, False
         measured = [value for value in (self.progress.matrix[-1] if self.progress.matrix else []) if value is not None]
         mean = sum(measured) / len(measured) if measured else None
-        return Moment(batch.end, len(stream), report.step, batch.task, float(report.loss), mean)
+        return Moment(position, total, self.progress.step, task, loss, mean, told, evaluated)
+
+
+def _name(stream: Stream, id_: int) -> str:
+    return stream.source.names[id_ - stream.first_id]
 
 
 def accuracy(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> float:

@@ -1,0 +1,102 @@
+"""Alarms while learning: a class never seen before, and drift, told from what the learner says before it learns.
+
+Every batch is predicted first and learned then. What the prediction leaves of the true class's probability, 1 − p, is
+watched by a sequential test (`everlearn.runs.drift`). Classes come into it once they are known a little; a new class
+begins the watch anew, since it makes the others harder for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from everlearn.data import Batch
+from everlearn.learners import Learner
+from everlearn.runs.drift import Adwin
+
+KNOWN = 30
+"""Samples of a class after which it counts as known."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is to be told: ``kind`` ("new class" or "drift"), its details for the journal, and a line for a person."""
+
+    kind: str
+    detail: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch predicted before it was learned: how many samples of known classes, how many right; and what alarms."""
+
+    samples: int
+    right: int
+    alarms: list[Alarm]
+
+
+class Alarms:
+    """Looks at each batch before the learner does.
+
+    Parameters
+    ----------
+    state : dict
+        What `state` gave; empty at a run's beginning.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.counts: dict[str, int] = dict(state.get("counts", {}))  # by code; JSON's keys are text
+        self.window = Adwin(state=state.get("window"))
+
+    def state(self) -> dict[str, Any]:
+        """What decides later alarms, for the checkpoint."""
+        return {"counts": dict(self.counts), "window": self.window.state()}
+
+    def look(self, learner: Learner, batch: Batch, names: dict[int, str], name: Callable[[int], str]) -> Look:
+        """Predict a batch and tell what is new.
+
+        Parameters
+        ----------
+        learner : Learner
+            That has not seen the batch.
+        batch : Batch
+        names : dict
+            Of label codes.
+        name : callable
+            Gives the name of a sample by its id.
+        """
+        alarms = self._new_classes(learner, batch, names, name)
+        codes = batch.labels.tolist()
+        known = [i for i, code in enumerate(codes) if self.counts.get(str(code), 0) >= KNOWN]
+        for code in codes:
+            self.counts[str(code)] = self.counts.get(str(code), 0) + 1
+        if alarms:
+            self.window.clear()
+        prediction = learner.look(batch.inputs) if known else None
+        if prediction is None:
+            return Look(0, 0, alarms)
+        columns = [prediction.codes.index(codes[i]) for i in known]
+        probabilities = prediction.probabilities[known].float().cpu()
+        right = int((probabilities.argmax(1) == torch.tensor(columns)).sum())
+        surprise = (1 - probabilities[torch.arange(len(known)), columns]).clamp(0, 1).tolist()
+        if not alarms and (rise := self.window.add(surprise)) is not None:
+            detail = {"before": round(1 - rise.before, 4), "now": round(1 - rise.now, 4), "samples": rise.values}
+            text = f"drift: the true class was given {detail['before']:.0%}, over the last {rise.values} samples "
+            alarms.append(Alarm("drift", detail, f"{text}{detail['now']:.0%}"))
+        return Look(len(known), right, alarms)
+
+    def _new_classes(
+        self, learner: Learner, batch: Batch, names: dict[int, str], name: Callable[[int], str]
+    ) -> list[Alarm]:
+        alarms: list[Alarm] = []
+        seen = set(learner.classes.codes)
+        for code, id_ in zip(batch.labels.tolist(), batch.ids.tolist()):
+            if code not in seen:
+                seen.add(code)
+                detail = {"class": names[code], "sample": name(id_)}
+                alarms.append(Alarm("new class", detail, f"new class {names[code]}, first seen in {name(id_)}"))
+        return alarms

@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Everlearn needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install torch torchvision
-	$(PIP) install -e .
+	$(PIP) install -e '.[serve]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

@@ -129,6 +129,9 @@ def test_keys_work_through_the_list(page, address):
     before = page.url
     page.keyboard.press("u")
     page.wait_for_selector("#said-back.good")
+    page.keyboard.press("2")  # classes that are digits are chosen by their names
+    assert page.input_value("#label") == "2"
+    page.keyboard.press("Escape")
     page.keyboard.press("n")
     page.wait_for_url(lambda url: url != before)
     page.wait_for_selector("#why:not([aria-busy]) .pill")

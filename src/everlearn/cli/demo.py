@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +42,8 @@ def demo(
         for opened in runs:
             opened.close()
     if json:
-        show.print_json({"results": results, "report": str(file), "seconds": round(time.perf_counter() - begun, 2)})
+        seconds = round(time.perf_counter() - begun, 2)
+        show.print_json({"results": results, "report": str(file), "serve": _serve(run), "seconds": seconds})
         return
     table = Table(
         "method",
@@ -59,6 +62,7 @@ def demo(
         )
     show.console.print(table)
     show.console.print(f"report: {file.absolute()}", soft_wrap=True)
+    show.console.print(f"look at cases, correct, see it learned: {_serve(run)}", soft_wrap=True)
 
 
 def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
@@ -73,6 +77,14 @@ def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
     if not json:
         show.matrix_table(result["accuracy_matrix"], f"{method}: accuracy on each task after each task, %")
     return result
+
+
+def _serve(run: Path) -> str:
+    """The command that opens the page of the last learner's run, as it is called from here."""
+    program = "everlearn"
+    if shutil.which(program) is None and Path(sys.argv[0]).name == program:
+        program = sys.argv[0]
+    return shlex.join([program, "serve", str(run / METHODS[-1])])
 
 
 def _clear(run: Path) -> None:

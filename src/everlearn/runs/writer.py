@@ -45,6 +45,12 @@ def main(path: Path, margin: float) -> None:
     except EverlearnError as error:
         _say(error=" ".join(str(error).split()))
         sys.exit(2)
+    except Exception as error:
+        if os.environ.get("EVERLEARN_DEBUG"):
+            raise
+        said = " ".join(f"unexpected {type(error).__name__}: {error}".split())
+        _say(error=f"{said}; set EVERLEARN_DEBUG=1 to see where")
+        sys.exit(1)
 
 
 def _open(path: Path) -> Run:

@@ -113,11 +113,23 @@ class Desk:
 
     def forgetting(self) -> float | None:
         """Mean over classes of the best accuracy any version had on the cases kept for checking, less today's."""
-        rows = [json.loads(v["by_class"]) for v in self.reviews.versions() if v["status"] in ("in service", "retired")]
-        if not rows or not rows[-1]:
+        found = self.forgettings()
+        if not found:
             return forgetting(self.matrix) if self.matrix else None
-        lost = [max(row.get(name, 0.0) for row in rows) - now for name, now in rows[-1].items()]
-        return sum(lost) / len(lost)
+        return found[-1][1]
+
+    def forgettings(self) -> list[tuple[int, float, str]]:
+        """Number, forgetting and status of every version that is or was in service: what its classes lost, on average,
+        against the best that a version until then had."""
+        best: dict[str, float] = {}
+        found = []
+        for v in self.reviews.versions():
+            now = json.loads(v["by_class"])
+            if v["status"] == "refused" or not now:
+                continue
+            best |= {name: max(share, best.get(name, 0.0)) for name, share in now.items()}
+            found.append((v["number"], sum(best[name] - now[name] for name in now) / len(now), v["status"]))
+        return found
 
     def percentile(self, share: float) -> float | None:
         """Of the last predictions' times, in milliseconds."""

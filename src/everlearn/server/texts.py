@@ -120,6 +120,7 @@ _TEXTS = {
     "accuracy_versions": ("Accuracy on the cases kept for checking, by version, %", "버전별 점검 사례 정확도, %"),
     "accuracy_tasks": ("Accuracy while the stream was learned, after each task, %", "스트림 학습 중 과제별 정확도, %"),
     "forgetting": ("Forgetting", "망각"),
+    "forgetting_versions": ("Forgetting by version: mean loss of a class against its best so far, %", "버전별 망각: 범주별 최고 정확도 대비 평균 손실, %"),
     "memory_by_class": ("Memory by class", "범주별 기억"),
     "memory_by_age": ("Memory by age (step)", "시기별 기억 (단계)"),
     "queue": ("Learning queue", "학습 대기열"),

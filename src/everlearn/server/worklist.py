@@ -103,10 +103,9 @@ class Worklist:
             self._news.wait()
             self._news.clear()
             cases, took = [entry.case for entry in self.entries("doubt")], 0.0
-            for start in range(
-                0, len(cases), _CHUNK
-            ):  # to the end, else versions that come quickly leave the last unseen
-                if self._stop.wait(_REST * took):
+            for start in range(0, len(cases), _CHUNK):  # to the end: versions may come quickly
+                rests = _REST if all(case.id in self._scores for case in cases[start : start + _CHUNK]) else 0.1
+                if self._stop.wait(rests * took):
                     break
                 begun = time.perf_counter()
                 self._scores |= self._score(cases[start : start + _CHUNK])

@@ -270,7 +270,9 @@ function caseView(page) {
     if (event.target.id === "label" && event.key === "Enter") { event.preventDefault(); return send("correct", $("label").value); }
     if (inField || event.ctrlKey || event.metaKey || event.altKey) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (may && /^[1-9]$/.test(name)) { const option = $("label").options[Number(name) - 1]; if (option) { event.preventDefault(); $("label").value = option.value; $("label").focus(); } return; }
+    const choices = may ? [...$("label").options] : [], digits = choices.some((o) => /^\d$/.test(o.value)); // classes that are digits are chosen by themselves
+    const option = digits ? choices.find((o) => o.value === name) : /^[1-9]$/.test(name) ? choices[Number(name) - 1] : undefined;
+    if (option && /^\d$/.test(name)) { event.preventDefault(); $("label").value = option.value; $("label").focus(); return; }
     if (name.startsWith("Arrow") && document.activeElement !== stage) return;
     if (keys[name]) { event.preventDefault(); keys[name](); }
   });

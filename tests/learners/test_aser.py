@@ -1,5 +1,6 @@
 """ASER against its definition, with Shapley values by brute force over coalitions."""
 
+import math
 from itertools import combinations
 from math import comb
 
@@ -67,46 +68,73 @@ def clone(generator):
     return torch.Generator().set_state(generator.get_state())
 
 
+def drawn_next(learner, balanced):
+    """What the learner draws next, its generator left as it was: valid C and S, which share no slot."""
+    state = learner.generator.get_state()
+    drawn = learner._drawn(balanced)
+    learner.generator.set_state(state)
+    learner._cached = None
+    C, S = drawn.C[~drawn.taken], drawn.S[drawn.w_S > 0]
+    assert not set(C.tolist()) & set(S.tolist())
+    assert len(set(C.tolist())) == len(C) and len(set(S.tolist())) == len(S)
+    return C, S
+
+
+@pytest.mark.parametrize("scoring", ["cached", "exact"])
 @pytest.mark.parametrize("kind", ["asvm", "asv", "neg"])
-def test_retrieval(kind):
-    learner = filled(value=kind)
+def test_retrieval(kind, scoring):
+    learner = filled(value=kind, scoring=scoring, mix=math.inf)
     coming = batch(9)
-    y = learner.classes.indices(coming.labels)
-    slots, valid = learner.memory.draw_balanced(4, clone(learner.generator))
-    C, S = slots[:, :2][valid[:, :2]], slots[:, 2:][valid[:, 2:]]
+    y, f_B = learner.classes.indices(coming.labels), learner.features(coming.inputs)
+    C, S = drawn_next(learner, balanced=True)
     features, targets = learner.features(learner.memory.inputs), learner.memory.targets
+    held = learner.memory.counts.clamp(max=2).tolist()
+    assert torch.bincount(targets[S], minlength=3).tolist() == held
     s_S = shapley(features[S], targets[S], features[C], targets[C])
-    s_B = shapley(learner.features(coming.inputs), y, features[C], targets[C])
+    s_B = shapley(f_B, y, features[C], targets[C])
     worth = {"asvm": s_S.mean(0) - s_B.mean(0), "asv": s_S.amax(0) - s_B.amin(0), "neg": -s_B.sum(0)}[kind]
-    taken = learner._retrieve(coming.inputs, y).tolist()
+    best = learner._retrieve(f_B, y).tolist()
     by_slot = dict(zip(C.tolist(), worth.tolist()))
-    assert len(taken) == 3
-    assert set(taken) <= set(by_slot)
-    least = min(by_slot[slot] for slot in taken)
-    assert all(by_slot[slot] <= least + 1e-6 for slot in set(by_slot) - set(taken))
+    assert len(best) == 3
+    assert set(best) <= set(by_slot)
+    least = min(by_slot[slot] for slot in best)
+    assert all(by_slot[slot] <= least + 1e-6 for slot in set(by_slot) - set(best))
 
 
+def test_mix_bounds_the_share_of_a_class():
+    learner = filled(mix=1.0)
+    worth, y_C = torch.tensor([0.9, 0.8, 0.7, 0.1, 0.0]), torch.tensor([0, 0, 0, 1, 2])
+    best = learner._mixed(worth, y_C).topk(3).indices
+    assert sorted(y_C[best].tolist()) == [0, 1, 2]
+    assert best[0] == 0
+    alone = learner._mixed(worth[:3], y_C[:3]).topk(3).indices
+    assert alone.tolist() == [0, 1, 2]  # nothing else to take
+
+
+@pytest.mark.parametrize("scoring", ["cached", "exact"])
 @pytest.mark.parametrize("seed", range(6))
-def test_update_keeps_the_most_valuable(seed):
-    learner = filled()
+def test_update_keeps_the_most_valuable(seed, scoring):
+    learner = filled(scoring=scoring)
     coming = batch(20 + seed, start=100)
     x, y = learner.receive(coming)
-    rng = clone(learner.generator)
-    slots, valid = learner.memory.draw_balanced(2, rng)
-    S = slots[valid]
-    rest = torch.tensor([i for i in range(12) if i not in S.tolist()])
-    C = rest[torch.randperm(len(rest), generator=rng)[:5]]
-    rare = torch.rand((), generator=rng) / 3 > learner.memory.counts[y] / 12
-    features, t = learner.features(learner.memory.inputs), learner.memory.targets.clone()
     f_B = learner.features(x)
+    C, S = drawn_next(learner, balanced=False)
+    rng = clone(learner.generator)
+    _, _, threshold = (
+        learner.memory.draw_balanced(2, rng),
+        torch.rand(12, generator=rng),
+        torch.rand((), generator=rng) / 3,
+    )
+    rare = threshold > learner.memory.counts[y] / 12
+    features, t = learner.features(learner.memory.inputs), learner.memory.targets.clone()
     f_eval, y_eval = torch.cat([features[S], f_B[rare]]), torch.cat([t[S], y[rare]])
     s = shapley(f_eval, y_eval, torch.cat([features[C], f_B]), torch.cat([t[C], y])).sum(0)
     ids = torch.cat([learner.memory.ids[C], coming.ids])
     untouched = [i for i in range(12) if i not in C.tolist()]
     before = learner.memory.ids[untouched].tolist()
-    learner._update(x, y, coming.ids)
+    learner._update(x, y, coming.ids, f_B)
     kept = set(learner.memory.ids[C].tolist())
-    assert len(kept) == 5
+    assert len(kept) == len(C) == 5
     values = dict(zip(ids.tolist(), s.tolist()))
     least = min(values[i] for i in kept)
     assert all(values[i] <= least + 1e-6 for i in set(values) - kept)
@@ -115,19 +143,31 @@ def test_update_keeps_the_most_valuable(seed):
     assert [label[i] for i in learner.memory.ids[C].tolist()] == learner.memory.targets[C].tolist()
 
 
-def test_relayed_features_are_those_of_the_slots():
-    learner = filled()
+def test_cached_features_are_those_of_the_slots():
+    learner = filled(refresh=2)
     for i in range(5):
         learner.observe(batch(30 + i, start=200 + 4 * i))
-        drawn, features = learner._relayed, learner.features(learner.memory.inputs)
+        drawn, features = learner._cached, learner.features(learner.memory.inputs)
         torch.testing.assert_close(drawn.f_C, features[drawn.C])
-        torch.testing.assert_close(drawn.f_S, features[drawn.S])
+        assert drawn.y_C.tolist() == learner.memory.targets[drawn.C].tolist()
+
+
+def test_no_candidate_twice_before_a_refresh():
+    learner = ASER(Model(Pixels()), memory=60, replay=3, candidates=24, per_class=2, refresh=3, precision="float32")
+    for i in range(15):
+        learner.observe(batch(i, start=4 * i))
+    for _ in range(2):
+        seen = []
+        for i in range(3):
+            coming = batch(50 + i)
+            seen += learner._retrieve(learner.features(coming.inputs), learner.classes.indices(coming.labels)).tolist()
+            learner.step += 1
+        assert len(seen) == len(set(seen)) == 9
 
 
 def test_halves_can_be_switched_off():
     learner = filled(shapley_update=False)
     learner.observe(batch(40, start=300))
-    assert learner._relayed is None
     assert learner.memory.offered == 16  # the reservoir goes on counting
     learner = filled(shapley_retrieval=False)
     learner.observe(batch(41, start=300))
@@ -138,8 +178,9 @@ def test_halves_can_be_switched_off():
     ("settings", "message"),
     [
         ({"value": "best"}, "value is 'best'; expected 'asv', 'asvm' or 'neg'"),
-        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'relay' or 'exact'"),
+        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'cached' or 'exact'"),
         ({"k": 0}, "expected 1 or more of each"),
+        ({"mix": 0.5}, "mix is 0.5; expected 1"),
     ],
 )
 def test_bad_settings(settings, message):

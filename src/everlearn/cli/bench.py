@@ -57,7 +57,7 @@ def continual(
     many = classes >= 100
     setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
-    lines = entries(candidates=150 if many else 90)
+    lines = entries(candidates=300 if many else 180)
     chosen = (methods or _TABLE_1).split(",")
     for name in chosen:
         if name not in lines:

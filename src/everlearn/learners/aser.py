@@ -7,6 +7,7 @@ memory, B the incoming batch; f their features, s_S and s_B the KNN-Shapley valu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +40,23 @@ class ASER(Learner):
     k : int
         Neighbours that vote.
     candidates : int
-        Memory samples that the update puts up for exchange.
+        Memory samples in C.
     per_class : int
         Samples of each class in S; with many classes fewer, so that S stays below twice the candidates.
     value : {"asvm", "asv", "neg"}
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
         Switch either half off: retrieval is then uniform, the update a reservoir.
-    scoring : {"relay", "exact"}
-        "exact" draws C (class-balanced) and S anew for retrieval and again for the update, as the paper has it. "relay"
-        takes over the update's C and S, with the features the update has just computed, for the next retrieval: the
-        weights have not changed since, so nothing is stale, and half of the forwards are saved.
+    scoring : {"cached", "exact"}
+        "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
+        as the paper has it. "cached" draws and encodes them once for ``refresh`` steps, in which no candidate is
+        retrieved twice; only the incoming batch is encoded at every step. No step waits for an accelerator.
+    refresh : int
+        Steps for which C and S are kept; fewer where C would run out.
+    mix : float
+        A retrieved batch holds of each class at most this many times an equal share, while there are others: values
+        of one class lie close together, and without a bound the ten highest are often of a single class. ``math.inf``
+        bounds nothing, as the paper has it.
     **settings
         As for `Learner`.
 
@@ -69,37 +76,44 @@ class ASER(Learner):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         k: int = 3,
-        candidates: int = 90,
+        candidates: int = 180,
         per_class: int = 9,
         value: str = "asvm",
         shapley_retrieval: bool = True,
         shapley_update: bool = True,
-        scoring: str = "relay",
+        scoring: str = "cached",
+        refresh: int = 8,
+        mix: float = 2.0,
         **settings: Any,
     ) -> None:
         super().__init__(model, optimizer, **settings)
         if value not in ("asv", "asvm", "neg"):
             raise SettingError(f"value is {value!r}; expected 'asv', 'asvm' or 'neg'")
-        if scoring not in ("relay", "exact"):
-            raise SettingError(f"scoring is {scoring!r}; expected 'relay' or 'exact'")
-        if min(k, candidates, per_class) < 1:
-            raise SettingError(f"k {k}, candidates {candidates}, per_class {per_class}; expected 1 or more of each")
+        if scoring not in ("cached", "exact"):
+            raise SettingError(f"scoring is {scoring!r}; expected 'cached' or 'exact'")
+        if min(k, candidates, per_class, refresh) < 1:
+            found = f"k {k}, candidates {candidates}, per_class {per_class}, refresh {refresh}"
+            raise SettingError(f"{found}; expected 1 or more of each")
         self.k, self.candidates, self.per_class, self.value = k, candidates, per_class, value
-        self.shapley_retrieval, self.shapley_update, self.scoring = shapley_retrieval, shapley_update, scoring
-        self._relayed: _Drawn | None = None
+        self.shapley_retrieval, self.shapley_update = shapley_retrieval, shapley_update
+        if mix < 1:
+            raise SettingError(f"mix is {mix}; expected 1 (equal shares) or more")
+        self.scoring, self.refresh, self.mix = scoring, refresh, mix
+        self._cached: _Drawn | None = None
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
         inputs, targets = x, y
-        filled = self.memory.full
+        scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
+        f_B = self.features(x) if scored else None
         if self.memory.size:
-            slots = self._retrieve(x, y) if filled and self.shapley_retrieval else self._uniform()
+            slots = self._uniform() if f_B is None or not self.shapley_retrieval else self._retrieve(f_B, y)
             m = self.recall(slots)
             inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
         loss = self.train_step(inputs, targets)
-        if filled and self.shapley_update:
-            self._update(x, y, batch.ids)
+        if f_B is not None and self.shapley_update:
+            self._update(x, y, batch.ids, f_B)
         else:
             reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
@@ -107,84 +121,123 @@ class ASER(Learner):
     def _uniform(self) -> Tensor:
         return self.memory.draw(self.replay, self.generator)
 
-    def _retrieve(self, x: Tensor, y: Tensor) -> Tensor:
+    def _retrieve(self, f_B: Tensor, y: Tensor) -> Tensor:
         """Slots of the candidates with the highest adversarial Shapley value."""
-        t = self.memory.targets
-        drawn = self._relayed
-        if drawn is not None:
-            f_B = self.features(x)
-        else:
-            n = self._per_class()
-            slots, valid = self.memory.draw_balanced(2 * n, self.generator)
-            C, S = slots[:, :n][valid[:, :n]], slots[:, n:][valid[:, n:]]
-            drawn, f_B = self._drawn(C, S, x)
-        s_S = knn_shapley(drawn.f_S, t[drawn.S], drawn.f_C, t[drawn.C], self.k)
-        s_B = knn_shapley(f_B, y, drawn.f_C, t[drawn.C], self.k)
+        drawn = self._drawn(balanced=True)
+        s_S = knn_shapley(drawn.f_S, drawn.y_S, drawn.f_C, drawn.y_C, self.k)
+        s_B = knn_shapley(f_B, y, drawn.f_C, drawn.y_C, self.k)
         if self.value == "asvm":
-            worth = _mean(s_S) - s_B.mean(0)
+            worth = drawn.w_S @ s_S / drawn.w_S.sum().clamp(min=1) - s_B.mean(0)
         elif self.value == "asv":
-            worth = (s_S.amax(0) if len(s_S) else 0) - s_B.amin(0)
+            worth = torch.where(drawn.w_S[:, None] > 0, s_S, -1).amax(0) - s_B.amin(0)
         else:
             worth = -s_B.sum(0)
-        return drawn.C[worth.topk(min(self.replay, len(worth))).indices]
+        worth = worth.masked_fill(drawn.taken | (self.memory.steps[drawn.C] >= drawn.born), -torch.inf)
+        best = self._mixed(worth, drawn.y_C).topk(min(self.replay, len(worth))).indices
+        drawn.taken[best] = True
+        return drawn.C[best]
 
-    def _update(self, x: Tensor, y: Tensor, ids: Tensor) -> None:
+    def _mixed(self, worth: Tensor, y_C: Tensor) -> Tensor:
+        """Put what exceeds ``mix`` × an equal share of its class behind all others."""
+        if math.isinf(self.mix):
+            return worth
+        share = math.ceil(self.mix * self.replay / len(self.classes.codes))
+        return worth - (rank_within(worth, y_C) // share) * 1e6
+
+    def _update(self, x: Tensor, y: Tensor, ids: Tensor, f_B: Tensor) -> None:
         """Exchange the least valuable candidates for incoming samples of higher value."""
-        memory, t, classes = self.memory, self.memory.targets, len(self.classes.codes)
-        slots, valid = memory.draw_balanced(self._per_class(), self.generator)
-        S = slots[valid]
-        C = self._others(S)
-        drawn, f_B = self._drawn(C, S, x)
+        if self.scoring == "exact":
+            f_B = self.features(x)
+        drawn, memory, classes = self._drawn(), self.memory, len(self.classes.codes)
         counts = torch.cat([memory.counts, memory.counts.new_zeros(classes - memory.n_classes)])
         threshold = torch.rand((), generator=self.generator) / classes
         rare = counts[y] / memory.size < threshold.to(self.device, non_blocking=True)
-        f_eval, y_eval = torch.cat([drawn.f_S, f_B[rare]]), torch.cat([t[S], y[rare]])
-        s = knn_shapley(f_eval, y_eval, torch.cat([drawn.f_C, f_B]), torch.cat([t[C], y]), self.k).sum(0)
-        order = s.argsort(descending=True, stable=True)
-        kept, dropped = order[: len(C)], order[len(C) :]
-        enters, leaves = kept[kept >= len(C)] - len(C), dropped[dropped < len(C)]
-        if len(enters):
-            memory.write(C[leaves], x[enters], y[enters], ids[enters.to(ids.device)], self.step, classes=classes)
-            drawn.f_C[leaves] = f_B[enters]
-        self._relayed = drawn if self.scoring == "relay" else None
+        S_ = torch.cat([drawn.f_S, f_B]), torch.cat([drawn.y_S, y])  # S': weight 0 is out of it
+        s = knn_shapley(*S_, torch.cat([drawn.f_C, f_B]), torch.cat([drawn.y_C, y]), self.k)
+        n, b = len(drawn.C), len(y)
+        order = (torch.cat([drawn.w_S, rare.float()]) @ s).argsort(descending=True, stable=True)
+        kept = torch.zeros(n + b, dtype=torch.bool, device=self.device).scatter(0, order[:n], True)
+        enters = kept[n:].argsort(descending=True, stable=True)  # incoming samples, those that enter first
+        leaves = kept[:n].to(torch.uint8).argsort(stable=True)[:b]  # candidates, those that leave first
+        keep = torch.arange(len(leaves), device=self.device) < kept[n:].sum()
+        enters = enters[: len(leaves)]
+        memory.write(
+            drawn.C[leaves], x[enters], y[enters], ids.to(self.device)[enters], self.step, classes=classes, keep=keep
+        )
+        drawn.f_C[leaves] = torch.where(keep[:, None], f_B[enters], drawn.f_C[leaves])
+        drawn.y_C[leaves] = torch.where(keep, y[enters], drawn.y_C[leaves])
+
+    def _drawn(self, balanced: bool = False) -> _Drawn:
+        """C and S with their features: those at hand, or drawn anew."""
+        held = self._cached
+        if self.scoring == "cached" and held is not None and self.step - held.born < held.lifetime:
+            return held
+        memory, classes = self.memory, self.memory.n_classes
+        n = max(1, min(self.per_class, 2 * self.candidates // classes, memory.size // (2 * classes)))
+        slots, valid = memory.draw_balanced(2 * n if balanced and self.scoring == "exact" else n, self.generator)
+        S, w_S = slots[:, :n].flatten(), valid[:, :n].flatten().float()
+        if slots.shape[1] > n:
+            C, is_C = slots[:, n:].flatten(), valid[:, n:].flatten()
+        else:
+            C, is_C = self._others(S), None
+        f = self.features(memory.take(torch.cat([C, S])).inputs, 64 if self.device.type == "cpu" else 1024)
+        f_C, y_C = f[: len(C)].clone(), memory.targets[C]
+        if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
+            f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, -1)
+        taken = torch.zeros_like(y_C, dtype=torch.bool) if is_C is None else ~is_C
+        lifetime = max(1, min(self.refresh, len(C) // (2 * self.replay)))
+        drawn = _Drawn(C, S, f_C, f[len(C) :], y_C, memory.targets[S], w_S, taken, self.step, lifetime)
+        self._cached = drawn if self.scoring == "cached" else None
+        return drawn
 
     def _others(self, S: Tensor) -> Tensor:
-        """A uniform draw of candidates out of memory without S."""
-        free = torch.ones(self.memory.size, dtype=torch.bool, device=self.device)
-        free[S] = False
-        rest = free.nonzero().flatten()
-        return rest[torch.randperm(len(rest), generator=self.generator)[: self.candidates].to(self.device)]
-
-    def _drawn(self, C: Tensor, S: Tensor, x: Tensor) -> tuple[_Drawn, Tensor]:
-        """Features of candidates, evaluation set and incoming batch, in one pass."""
-        assert self.memory.inputs is not None
-        chunk = 64 if self.device.type == "cpu" else 1024  # activations that stay in a processor's cache
-        f = self.features(torch.cat([self.memory.inputs[C], self.memory.inputs[S], x]), chunk)
-        f_C, f_S, f_B = f.split([len(C), len(S), len(x)])
-        return _Drawn(C, S, f_C.clone(), f_S), f_B
-
-    def _per_class(self) -> int:
-        return max(1, min(self.per_class, 2 * self.candidates // self.memory.n_classes))
+        """A uniform draw of candidates out of memory without S, where memory has more than S."""
+        u = torch.rand(self.memory.size, generator=self.generator).to(self.device, non_blocking=True)
+        u[S] = 2
+        return u.topk(max(1, min(self.candidates, len(u) - len(S))), largest=False, sorted=False).indices
 
     def rule_state(self) -> dict[str, Tensor]:
-        """The draws that the next retrieval takes over."""
-        return {} if self._relayed is None else {name: getattr(self._relayed, name) for name in _Drawn.__annotations__}
+        """What has been drawn and encoded, for the steps it still serves."""
+        if self._cached is None:
+            return {}
+        held = vars(self._cached)
+        return {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in held.items()}
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
-        self._relayed = _Drawn(**{name: tensor.to(self.device) for name, tensor in state.items()}) if state else None
+        self._cached = None
+        if state:
+            whole = {name: int(state[name]) for name in ("born", "lifetime")}
+            self._cached = _Drawn(**{name: tensor.to(self.device) for name, tensor in state.items()} | whole)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Drawn:
-    """Slots ``C`` and ``S`` and their features ``[n, d]``."""
+    """Slots ``C`` and ``S`` as they were drawn at step ``born``, with features, classes, weights 0 or 1 of S's members,
+    and which candidates have been retrieved since."""
 
     C: Tensor
     S: Tensor
     f_C: Tensor
     f_S: Tensor
+    y_C: Tensor
+    y_S: Tensor
+    w_S: Tensor
+    taken: Tensor
+    born: int
+    lifetime: int
 
 
-def _mean(s: Tensor) -> Tensor:
-    """Mean over the evaluation points; 0 where there are none."""
-    return s.sum(0) / max(1, len(s))
+def rank_within(values: Tensor, groups: Tensor) -> Tensor:
+    """``[n]`` place of each value in its own group, 0 for the highest.
+
+    Examples
+    --------
+    >>> rank_within(torch.tensor([0.1, 0.9, 0.5, 0.7]), torch.tensor([0, 0, 1, 0])).tolist()
+    [2, 0, 0, 1]
+    """
+    order = values.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    ordered = groups[order]
+    place = torch.arange(len(values), device=values.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(place).scatter_(0, order, place)

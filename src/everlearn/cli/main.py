@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from everlearn.cli.audit import audit
 from everlearn.cli.bench import bench
 from everlearn.cli.demo import demo
 from everlearn.cli.discover import discover
@@ -33,8 +34,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, learn, evaluate, predict, explain, report, pretrain, parity, plan, serve, token, forget, rollback):
+for verb in (demo, learn, evaluate, predict, explain, audit, report, pretrain, parity, plan, serve, token, forget):
     app.command()(verb)
+app.command()(rollback)
 app.command("audit-log")(audit_log)
 app.command()(discover)
 app.add_typer(bench)

@@ -21,7 +21,7 @@ from everlearn.metrics.continual import average_accuracy, forgetting
 from everlearn.report import pictures
 from everlearn.runs import Run
 
-PAGES = jinja2.Environment(
+_PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
 )
 
@@ -53,7 +53,7 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
     learner = run.learner()
     names = run.journal.class_names()
     explained = explained_cases(run, learner, cases)
-    page = PAGES.get_template("run.html").render(
+    page = _PAGES.get_template("run.html").render(
         title=(file.parent if file else run.path).name,
         results=[_result(each) for each in (*beside, run)],
         chart=pictures.accuracy_chart({each.config.learner.method: _curve(each) for each in (*beside, run)}),
@@ -72,7 +72,7 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
 
 def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, file: Path) -> Path:
     """Write a page of explained pictures alone."""
-    page = PAGES.get_template("explanations.html").render(title=title, cases=[case_view(case, names) for case in cases])
+    page = _PAGES.get_template("explanations.html").render(title=title, cases=[case_view(case, names) for case in cases])
     return write(file, page)
 
 
@@ -90,7 +90,9 @@ def write(file: Path, text: str) -> Path:
 
 def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
     """Held-out samples of the run's streams, spread over the classes, wrong predictions among them, explained."""
-    streams = run.streams()[: run.progress.part + 1]
+    streams = run.streams()
+    if not streams:
+        return []
     rng, some = np.random.default_rng(run.config.seed), 400 // len(streams)
     held, truth, sample_names = [], [], []
     for stream in streams:
@@ -148,13 +150,13 @@ def _spread(indices: list[int], truth: list[int]) -> list[int]:
 
 def _result(run: Run) -> dict[str, Any]:
     matrix, steps = run.progress.matrix, run.journal.steps()
-    if not matrix:
+    if not matrix and not (steps and run.config.parts[run.progress.part].data.watch):
         raise RunError(f"{run.path} has not finished a task yet; let it learn on (everlearn learn --resume {run.path})")
     return {
         "method": run.config.learner.method,
         "matrix": matrix,
-        "average_accuracy": average_accuracy(matrix),
-        "forgetting": forgetting(matrix),
+        "average_accuracy": average_accuracy(matrix) if matrix else None,
+        "forgetting": forgetting(matrix) if matrix else None,
         "samples": run.progress.samples_seen,
         "steps": len(steps),
     }

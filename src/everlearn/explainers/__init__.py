@@ -4,7 +4,8 @@ from everlearn.explainers.ada_sise import AdaSISE
 from everlearn.explainers.captum_adapter import CaptumAdapter
 from everlearn.explainers.evidence import Evidence, evidence
 from everlearn.explainers.explainer import Explainer
-from everlearn.explainers.explanation import EXPLAINERS, Explanation, explain
+from everlearn.explainers.explaining import EXPLAINERS, explain
+from everlearn.explainers.explanation import Explanation
 from everlearn.explainers.frugal_sise import FrugalSISE
 from everlearn.explainers.grad_cam import GradCAM
 from everlearn.explainers.grad_cam_plus_plus import GradCAMPlusPlus

@@ -25,7 +25,7 @@ class Explainer:
     layers : sequence of str, optional
         Names of the submodules to explain by; by default they are found (`everlearn.explainers.layers`).
     chunk : int
-        Perturbed pictures computed at once: the bound on memory.
+        Perturbed pictures computed at once: the bound on memory. A processor's cache likes few, an accelerator many.
     confidence : {"auto", "softmax", "sigmoid", "none"}
         How outputs become confidences: "sigmoid" for several labels at once, "none" for regression.
 
@@ -39,7 +39,7 @@ class Explainer:
         self,
         model: nn.Module,
         layers: Sequence[str] | str | None = None,
-        chunk: int = 64,
+        chunk: int = 16,
         *,
         confidence: str = "auto",
     ) -> None:

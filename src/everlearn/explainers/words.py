@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from everlearn.explainers.explanation import Explanation
+from everlearn.explainers.explanation import Explanation
 
 _WIDE = 0.35  # half the energy on more than this share of the picture points nowhere
 
@@ -63,7 +61,9 @@ def _place(y: float, x: float) -> str:
 
 
 def words(explanation: Explanation, name: Callable[[int], str]) -> str:
-    """The three sentences; ``name`` gives the name of a label code."""
+    """The three sentences; ``name`` gives the name of a label code. Below the cut-off there is no map to speak of."""
+    if not explanation.drawn:
+        return f"{_too_low(explanation, name)} {_cases(explanation, name)}"
     return " ".join([_what(explanation, name), _cases(explanation, name), _trust(explanation)])
 
 
@@ -82,6 +82,11 @@ def _what(e: Explanation, name: Callable[[int], str]) -> str:
     if e.verdict == "weak":
         return f"{head}; the map points {_to(at)} ({share:.0%} of the picture carries half of it), with weak support."
     return f"{head}; no region can be named for it."
+
+
+def _too_low(e: Explanation, name: Callable[[int], str]) -> str:
+    limit = f"{e.cutoff:.3g}" if e.kind == "none" else f"{100 * e.cutoff:.3g} %"
+    return f"No finding drawn: {name(e.code)} has {_confidence(e)}, below the cut-off of {limit}."
 
 
 def _to(at: str) -> str:

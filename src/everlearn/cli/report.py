@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from everlearn.cli import show
+from everlearn.cli.bar import bar
 from everlearn.report import report_run
 from everlearn.runs import Run
 
@@ -17,8 +18,8 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Write RUN/report.html: accuracy over time, memory, and six predictions explained."""
-    with Run.open(run) as opened, show.console.status("explaining six predictions"):
-        file = report_run(opened)
+    with Run.open(run) as opened, bar("explaining six predictions", quiet=json) as tell:
+        file = report_run(opened, progress=tell)
     if json:
         show.print_json({"report": str(file)})
     else:

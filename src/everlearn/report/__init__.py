@@ -1,5 +1,5 @@
 """Reports: what a run or an explanation looks like to a person."""
 
-from everlearn.report.page import Case, explanation_page, report_run
+from everlearn.report.page import Case, comparable, explanation_page, report_run
 
-__all__ = ["Case", "explanation_page", "report_run"]
+__all__ = ["Case", "comparable", "explanation_page", "report_run"]

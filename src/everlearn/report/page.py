@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everlearn.data import load
@@ -36,7 +37,13 @@ class Case:
     explanation: Explanation
 
 
-def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path | None = None) -> Path:
+def report_run(
+    run: Run,
+    beside: Sequence[Run] = (),
+    cases: int = 6,
+    file: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write a run's report, with other runs of the same stream beside it.
 
     Parameters
@@ -49,10 +56,12 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
         Predictions to explain, half of them wrong ones where there are as many.
     file : Path, optional
         By default ``RUN/report.html``.
+    progress : callable, optional
+        Called with steps done and all steps, as by `explain`.
     """
     learner = run.learner()
     names = run.journal.class_names()
-    explained = explained_cases(run, learner, cases)
+    explained = explained_cases(run, learner, cases, progress)
     page = _PAGES.get_template("run.html").render(
         title=(file.parent if file else run.path).name,
         results=[_result(each) for each in (*beside, run)],
@@ -72,7 +81,9 @@ def report_run(run: Run, beside: Sequence[Run] = (), cases: int = 6, file: Path 
 
 def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, file: Path) -> Path:
     """Write a page of explained pictures alone."""
-    page = _PAGES.get_template("explanations.html").render(title=title, cases=[case_view(case, names) for case in cases])
+    page = _PAGES.get_template("explanations.html").render(
+        title=title, cases=[case_view(case, names) for case in cases]
+    )
     return write(file, page)
 
 
@@ -88,7 +99,9 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
+def explained_cases(
+    run: Run, learner: Learner, cases: int, progress: Callable[[int, int], None] | None = None
+) -> list[Case]:
     """Held-out samples of the run's streams, spread over the classes, wrong predictions among them, explained."""
     streams = run.streams()
     if not streams:
@@ -110,7 +123,7 @@ def explained_cases(run: Run, learner: Learner, cases: int) -> list[Case]:
     if not chosen:
         return []
     names = run.journal.class_names()
-    explanations = explain(learner, inputs[chosen], class_names=names)
+    explanations = explain(learner, inputs[chosen], explainer="frugal_sise", class_names=names, progress=progress)
     return [
         Case(inputs[i], sample_names[i], names[truth[i]], explanation) for i, explanation in zip(chosen, explanations)
     ]
@@ -127,6 +140,8 @@ def case_view(case: Case, names: dict[int, str]) -> dict[str, Any]:
         "name": case.name,
         "picture": _shown(case.picture),
         "overlay": pictures.data_url(pictures.overlay(case.picture, explanation.map)),
+        "comparable": pictures.data_url(comparable(case)),
+        "drawn": explanation.drawn,
         "said": names[explanation.code],
         "probability": explanation.probability,
         "truth": case.truth,
@@ -135,6 +150,13 @@ def case_view(case: Case, names: dict[int, str]) -> dict[str, Any]:
         "words": explanation.words,
         "verdict": explanation.verdict,
     }
+
+
+def comparable(case: Case) -> NDArray[np.uint8]:
+    """The overlay in colours that can be compared between pictures: full colour is a probability of 1."""
+    e = case.explanation
+    strength = 1.0 if e.kind == "none" else e.probability
+    return pictures.overlay(case.picture, e.map, strength=strength)
 
 
 def _shown(picture: Tensor) -> str:

@@ -23,11 +23,12 @@ def to_rgb(picture: Tensor) -> NDArray[np.uint8]:
     return picture.cpu().expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
-def overlay(picture: Tensor, heat: Tensor, opacity: float = 0.5) -> NDArray[np.uint8]:
+def overlay(picture: Tensor, heat: Tensor, opacity: float = 0.5, strength: float = 1.0) -> NDArray[np.uint8]:
     """Lay a heat map ``[1, H, W]`` over a picture ``[C, H, W]``: ``[H', W', 3]``, enlarged to be seen.
 
     The colour scale is the map's own, from its least to its greatest value; the opacity rises with the map, so that the
-    picture stays visible where the map is cold.
+    picture stays visible where the map is cold. With a ``strength`` below 1 the greatest value gets only that share of
+    the scale: with the probability as strength, colours can be compared between pictures.
 
     Examples
     --------
@@ -35,14 +36,16 @@ def overlay(picture: Tensor, heat: Tensor, opacity: float = 0.5) -> NDArray[np.u
     (224, 224, 3)
     """
     heat = heat.detach().float().cpu()
-    scale = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)
+    scale = strength * (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)
     picture_big = enlarge(to_rgb(picture)).astype(np.float32)
     height, width = picture_big.shape[:2]
     smooth = torch.nn.functional.interpolate(scale[None], (height, width), mode="bilinear", align_corners=False)[
         0, 0
     ].numpy()
     colours = matplotlib.colormaps["inferno"](smooth)[..., :3].astype(np.float32) * 255
-    alpha = opacity * (0.35 + 0.65 * smooth[..., None])
+    alpha = (
+        opacity * (0.35 + 0.65 * smooth[..., None]) * bool(heat.max() > heat.min())
+    )  # an empty map leaves all as it is
     return (picture_big * (1 - alpha) + colours * alpha).round().astype(np.uint8)
 
 

@@ -1,0 +1,78 @@
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+
+def dicom(file, pixels):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", generate_uid()
+    out = FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
+    out.SOPClassUID, out.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    out.PatientID, out.PatientName, out.StudyInstanceUID = "P7", "Doe^Jane", generate_uid()
+    out.Rows, out.Columns = pixels.shape
+    out.SamplesPerPixel, out.PhotometricInterpretation, out.PixelRepresentation = 1, "MONOCHROME2", 0
+    out.BitsAllocated, out.BitsStored, out.HighBit, out.PixelData = 8, 8, 7, pixels.tobytes()
+    out.save_as(file, enforce_file_format=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(digit_files, tmp_path_factory):
+    """Two PNG files and a DICOM file, one of them deeper; and something that is no picture."""
+    folder = tmp_path_factory.mktemp("patients")
+    (folder / "deeper").mkdir()
+    (folder / "notes.txt").write_text("no picture")
+    for file in digit_files:
+        (folder / file.name).write_bytes(file.read_bytes())
+    dicom(folder / "deeper" / "scan", np.array(Image.open(digit_files[0])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explained(everlearn, digits_run, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("why")
+    return out, everlearn.json("explain", digits_run, folder, "--out", out, "--method", "grad_cam")["explanations"]
+
+
+def test_a_folder_with_a_dicom_file(explained, folder):
+    out, rows = explained
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "scan"]
+    assert [row["dicom"] is None for row in rows] == [True, True, False]
+    source, made = pydicom.dcmread(folder / "deeper" / "scan"), pydicom.dcmread(rows[2]["dicom"])
+    assert made.SOPClassUID.name == "Secondary Capture Image Storage"
+    for name in ("PatientID", "PatientName", "StudyInstanceUID"):
+        assert made[name].value == source[name].value
+    assert made.SeriesInstanceUID != source.get("SeriesInstanceUID")
+    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert made.ImageComments == rows[2]["words"]
+    assert (made.pixel_array == np.array(Image.open(rows[2]["overlay"]))).all()
+    assert "compare between pictures" in (out / "explanations.html").read_text()
+
+
+def test_comparable_colours_follow_the_probability(explained):
+    _, rows = explained
+    for row in rows:
+        own, common = (np.array(Image.open(row[name])).astype(int) for name in ("overlay", "comparable"))
+        assert (own != common).any() == (row["probability"] < 0.995)
+
+
+def test_below_the_cutoff_nothing_is_drawn(everlearn, digits_run, digit_files, tmp_path):
+    words = ("explain", digits_run, digit_files[0], "--out", tmp_path, "--method", "grad_cam", "--cutoff", 1)
+    row = everlearn.json(*words)["explanations"][0]
+    assert not row["drawn"] and (np.load(row["map"]) == 0).all() and row["verdict"] == "not supported"
+    assert row["words"].startswith("No finding drawn:") and "below the cut-off of 100 %" in row["words"]
+    overlay = np.array(Image.open(row["overlay"]))
+    assert (overlay[..., 0] == overlay[..., 2]).all()  # grey: nothing laid over it
+    page = (tmp_path / "explanations.html").read_text()
+    assert "no finding drawn" in page and "what the decision rests on" not in page
+
+
+def test_what_is_refused(everlearn, digits_run, digit_files, tmp_path):
+    assert "holds no picture; expected JPEG" in everlearn.refused("explain", digits_run, tmp_path)
+    assert "explainer is 'magic'" in everlearn.refused("explain", digits_run, digit_files[0], "--method", "magic")
+    code, _, err = everlearn("explain", digits_run, digit_files[0], "--cutoff", 2)
+    assert code == 2 and "cutoff" in err

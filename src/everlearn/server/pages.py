@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from typing import Annotated, Any
 
@@ -212,6 +213,7 @@ def _page(request: Request, desk: Desk, who: Actor | None, name: str, status: in
         version=desk.service.current.number,
         path=request.url.path,
         local=desk.settings.local,
+        state=_state,
         when=lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
         **shown,
     )
@@ -219,6 +221,13 @@ def _page(request: Request, desk: Desk, who: Actor | None, name: str, status: in
     if cookie is not None:
         _set_cookie(request, answer, cookie)
     return answer
+
+
+def _state(row: sqlite3.Row) -> str:
+    """What became of a verdict, as a text's key."""
+    if row["status"] == "learn":
+        return "waiting" if row["step"] is None else "is_learned"
+    return str(row["status"])
 
 
 def _set_cookie(request: Request, answer: Response, value: str) -> None:

@@ -97,7 +97,7 @@ _TEXTS = {
     "when": ("When", "시각"),
     "who": ("Who", "판정자"),
     "state": ("State", "상태"),
-    "learn": ("learned or waiting", "학습됨 또는 대기"),
+    "is_learned": ("learned", "학습됨"),
     "check": ("kept for checking", "점검용 보관"),
     "set aside": ("set aside", "제외됨"),
     "withdrawn": ("taken back", "취소됨"),

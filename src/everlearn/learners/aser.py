@@ -106,7 +106,7 @@ class ASER(Learner):
         x, y = self.receive(batch)
         inputs, targets = x, y
         scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
-        f_B = self.features(x) if scored else None
+        f_B = self.encode(x) if scored else None
         if self.memory.size:
             slots = self._uniform() if f_B is None or not self.shapley_retrieval else self._retrieve(f_B, y)
             m = self.recall(slots)
@@ -147,7 +147,7 @@ class ASER(Learner):
     def _update(self, x: Tensor, y: Tensor, ids: Tensor, f_B: Tensor) -> None:
         """Exchange the least valuable candidates for incoming samples of higher value."""
         if self.scoring == "exact":
-            f_B = self.features(x)
+            f_B = self.encode(x)
         drawn, memory, classes = self._drawn(), self.memory, len(self.classes.codes)
         counts = torch.cat([memory.counts, memory.counts.new_zeros(classes - memory.n_classes)])
         threshold = torch.rand((), generator=self.generator) / classes
@@ -180,7 +180,7 @@ class ASER(Learner):
             C, is_C = slots[:, n:].flatten(), valid[:, n:].flatten()
         else:
             C, is_C = self._others(S), None
-        f = self.features(memory.take(torch.cat([C, S])).inputs, 64 if self.device.type == "cpu" else 1024)
+        f = self.encode(memory.take(torch.cat([C, S])).inputs, 64 if self.device.type == "cpu" else 1024)
         f_C, y_C = f[: len(C)].clone(), memory.targets[C]
         if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
             f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, -1)
@@ -207,8 +207,9 @@ class ASER(Learner):
         """Restore what `rule_state` gave."""
         self._cached = None
         if state:
-            whole = {name: int(state[name]) for name in ("born", "lifetime")}
-            self._cached = _Drawn(**{name: tensor.to(self.device) for name, tensor in state.items()} | whole)
+            held = {name: tensor.to(self.device) for name, tensor in state.items()}
+            born, lifetime = (int(held.pop(name)) for name in ("born", "lifetime"))
+            self._cached = _Drawn(**held, born=born, lifetime=lifetime)
 
 
 @dataclass

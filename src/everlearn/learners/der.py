@@ -33,7 +33,7 @@ class DER(Learner):
         α and β.
     """
 
-    takes = frozenset({"iterations", "augment", "review", "mkd"})
+    takes = frozenset({"iterations", "augment", "review", "mkd", "average"})
 
     def __init__(
         self,

@@ -5,16 +5,20 @@ A method is a subclass with its own `observe`, read top to bottom in its paper's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
+from everlearn.learners.averaged import AveragedModel
 from everlearn.learners.classes import Classes
 from everlearn.learners.momentum import MomentumTeacher
 from everlearn.learners.optimizer_state import flatten, pad, unflatten
@@ -87,7 +91,7 @@ class Learner:
     """
 
     needs_tasks: ClassVar[bool] = False
-    takes: ClassVar[frozenset[str]] = frozenset({"loss", "augment", "views", "review", "mkd"})
+    takes: ClassVar[frozenset[str]] = frozenset({"loss", "augment", "views", "review", "mkd", "average"})
 
     def __init__(
         self,
@@ -127,6 +131,7 @@ class Learner:
         self.task: int | None = None
         self.old = 0
         self.teacher = MomentumTeacher(self.model, self.options.mkd) if self.options.mkd else None
+        self.averaged = AveragedModel(self.model, self.options.average) if self.options.average else None
         self._forwards = 0  # training passes within this step
         self._means: NearestClassMean | None = None
 
@@ -153,7 +158,7 @@ class Learner:
 
     def look(self, inputs: Tensor) -> Prediction | None:
         """`predict` for a batch that is observed next; None where a prediction costs far more than a step."""
-        return None if self.classifier == "ncm" else self.predict(inputs)
+        return None if self.classifier == "ncm" or self.averaged is not None else self.predict(inputs)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]`` of the classifier that predicts, in whatever mode the model is in."""
@@ -161,14 +166,24 @@ class Learner:
             features = self._predicting_features(inputs)
         if self.classifier == "ncm":
             return self._class_means()(features)
-        head = self.model.head if self.teacher is None else self.teacher.mean_head(self.model)
-        return head(features.float())
+        weights = self._predicting_weights()
+        if weights is None:
+            return self.model.head(features.float())
+        return F.linear(features.float(), weights["head.weight"], weights["head.bias"])
+
+    def as_classifier(self) -> nn.Module | None:
+        """The classifier that predicts, from features to logits, as a module of its own; None where there is none."""
+        if self.teacher is not None:  # predicts by the mean of two backbones
+            return None
+        return self._class_means() if self.classifier == "ncm" else self.model.head
 
     def features(self, inputs: Tensor, chunk: int = 256) -> Tensor:
-        """Features ``[n, d]`` in evaluation mode, without gradient, float32."""
-        with self.evaluating(), self._autocast():
-            parts = [self._predicting_features(part.to(self.device)) for part in inputs.split(chunk)]
-        return torch.cat(parts).float() if parts else torch.zeros(0, self.model.feature_dim, device=self.device)
+        """Features ``[n, d]`` of the weights that predict, in evaluation mode, without gradient, float32."""
+        return self._in_chunks(self._predicting_features, inputs, chunk)
+
+    def encode(self, inputs: Tensor, chunk: int = 256) -> Tensor:
+        """Features as `features` gives them, but of the model that learns, where another predicts."""
+        return self._in_chunks(lambda part: self.model.features(self._to_layout(part)), inputs, chunk)
 
     def end_task(self) -> None:
         """Called where a task or the stream ends, before evaluation: the review over memory, where it is wanted."""
@@ -185,8 +200,9 @@ class Learner:
         state["learner.counts"] = torch.tensor([self.step, self.samples_seen])
         if self.task is not None:
             state["learner.task"] = torch.tensor([self.task, self.old])
-        if self.teacher is not None:
-            state |= {f"teacher.{name}": tensor for name, tensor in self.teacher.state_dict().items()}
+        for part, follower in (("teacher", self.teacher), ("averaged", self.averaged)):
+            if follower is not None:
+                state |= {f"{part}.{name}": tensor for name, tensor in follower.state_dict().items()}
         return state | {f"rule.{name}": tensor for name, tensor in self.rule_state().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -203,9 +219,10 @@ class Learner:
         self.generator.set_state(parts["learner"]["generator"])
         self.step, self.samples_seen = parts["learner"]["counts"].tolist()
         self.task, self.old = parts["learner"]["task"].tolist() if "task" in parts["learner"] else (None, 0)
-        if self.teacher is not None:
-            self.teacher.grow(self.model)
-            self.teacher.load_state_dict(parts["teacher"])
+        for name, follower in (("teacher", self.teacher), ("averaged", self.averaged)):
+            if follower is not None:
+                follower.grow(self.model)
+                follower.load_state_dict(parts[name])
         self._forget_derived()
         self.load_rule_state(parts.get("rule", {}))
 
@@ -232,8 +249,8 @@ class Learner:
         if len(self.classes.codes) > self.model.head.n_classes:
             self.model.head.grow(len(self.classes.codes), self.generator)
             pad(self.optimizer, [self.model.head.weight, self.model.head.bias])
-            if self.teacher is not None:
-                self.teacher.grow(self.model)
+            for follower in self._followers():
+                follower.grow(self.model)
         return batch.inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
     def recall(self, slots: Tensor) -> Remembered:
@@ -266,8 +283,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        if self.teacher is not None:
-            self.teacher.follow(self.model)
+        for follower in self._followers():
+            follower.follow(self.model)
         return loss.detach()
 
     def augmented(self, inputs: Tensor) -> Tensor:
@@ -330,14 +347,42 @@ class Learner:
             group["lr"] = rate
         self._forget_derived()
 
+    def _followers(self) -> list[MomentumTeacher | AveragedModel]:
+        return [follower for follower in (self.teacher, self.averaged) if follower is not None]
+
     def _forget_derived(self) -> None:
         self._means, self._forwards = None, 0
-        if self.teacher is not None:
-            self.teacher.changed()
+        for follower in self._followers():
+            follower.changed()
+
+    def _in_chunks(self, network: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int) -> Tensor:
+        with self.evaluating(), self._autocast():
+            parts = [network(part.to(self.device)) for part in inputs.split(chunk)]
+        return torch.cat(parts).float() if parts else torch.zeros(0, self.model.feature_dim, device=self.device)
+
+    def _predicting_weights(self) -> dict[str, Tensor] | None:
+        """Of the whole model by name, where it is not the learning model that predicts."""
+        if self.averaged is not None:
+            return self.averaged.weights(self.model, self._remembered_batches())
+        return None if self.teacher is None else self.teacher.means(self.model)
 
     def _predicting_features(self, inputs: Tensor) -> Tensor:
-        x = self._to_layout(inputs)
-        return self.model.features(x) if self.teacher is None else self.teacher.mean_features(self.model, x)
+        x, weights = self._to_layout(inputs), self._predicting_weights()
+        if weights is None:
+            return self.model.features(x)
+        own = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
+        return functional_call(self.model.backbone, own, (x,)).flatten(1)
+
+    def _remembered_batches(self) -> Iterator[Tensor]:
+        """As steps see them: one half drawn out of all of memory, the other out of the newest tenth of it."""
+        memory, rng = self.memory, torch.Generator().manual_seed(self.seed)
+        if memory.size < 2:
+            return
+        order = torch.randperm(memory.size, generator=rng).to(self.device)
+        newest = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
+        for slots in order.split(self.replay):
+            recent = torch.randint(len(newest), (len(slots),), generator=rng).to(self.device)
+            yield self._to_layout(memory.take(torch.cat([slots, newest[recent]])).inputs)
 
     def _class_means(self) -> NearestClassMean:
         if self._means is None:

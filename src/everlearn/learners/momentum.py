@@ -7,11 +7,9 @@ arXiv 2309.02870).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from everlearn.models import Model
@@ -82,21 +80,12 @@ class MomentumTeacher:
         for mine, theirs in zip(self.model.head.parameters(), student.head.parameters()):
             mine.data = torch.cat([mine.data, theirs.data[len(mine) :]])
 
-    def mean_features(self, student: Model, x: Tensor) -> Tensor:
-        """Features by the mean of teacher's and student's weights, through the student's own modules."""
-        own = {name.removeprefix("backbone."): t for name, t in self._means(student).items() if name[:9] == "backbone."}
-        return functional_call(student.backbone, own, (x,)).flatten(1)
-
-    def mean_head(self, student: Model) -> Callable[[Tensor], Tensor]:
-        """The head with the mean of teacher's and student's weights."""
-        mean = self._means(student)
-        return lambda features: F.linear(features, mean["head.weight"], mean["head.bias"])
-
     def changed(self) -> None:
         """The student has changed: its mean with the teacher is computed anew when wanted."""
         self._mean = None
 
-    def _means(self, student: Model) -> dict[str, Tensor]:
+    def means(self, student: Model) -> dict[str, Tensor]:
+        """The mean of teacher's and student's weights, which predicts, by the names of the student's state."""
         if self._mean is None:
             theirs, mean = student.state_dict(), {}
             with torch.inference_mode(False), torch.no_grad():

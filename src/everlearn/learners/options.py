@@ -36,6 +36,9 @@ class Options:
         1807.09536; Mai et al. 2021, arXiv 2101.10423, take 0.1).
     mkd : float
         If above 0, λ of momentum distillation (arXiv 2309.02870, which takes 5.5); see `MomentumTeacher`.
+    average : float
+        If above 0, an average of the weights over about 1/average steps predicts (arXiv 1803.05407); see
+        `AveragedModel`. Not with ``mkd``, which predicts by a mean of its own.
 
     Examples
     --------
@@ -49,6 +52,7 @@ class Options:
     views: int = 1
     review: float = 0.0
     mkd: float = 0.0
+    average: float = 0.0
 
     @classmethod
     def of(cls, settings: dict[str, Any], method: str, takes: frozenset[str]) -> Options:
@@ -76,6 +80,9 @@ class Options:
             raise SettingError(f"review is {self.review}; expected a share of the learning rate from 0 (none) to 1")
         if self.mkd < 0:
             raise SettingError(f"mkd is {self.mkd}; expected 0 (none) or more; the paper takes 5.5")
+        if not 0 <= self.average <= 1 or (self.average and self.mkd):
+            found = f"average is {self.average}" + (" beside mkd, which has its own" if self.mkd else "")
+            raise SettingError(f"{found}; expected a share from 0 (none) to 1; 0.01 averages about 100 steps")
         _ = self.augmentation  # a wrong name shows when the learner is built
 
     @cached_property

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
@@ -81,6 +81,11 @@ class Refit(Learner):
     def look(self, inputs: Tensor) -> Prediction | None:
         """Nothing: it would train the model anew for every batch."""
         return None
+
+    def as_classifier(self) -> nn.Module | None:
+        """Train if need be, then as for every learner."""
+        self.fit()
+        return super().as_classifier()
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Train if need be, then as for every learner."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
@@ -75,6 +76,14 @@ class StreamingHead(Learner):
         self._ahead = inputs, f
         return Prediction(self._classify(f).softmax(1), list(self.classes.codes))
 
+    def as_classifier(self) -> nn.Module | None:
+        """What the sums amount to, on the backbone's features."""
+        if self.inputs == "raw":
+            return None
+        self._classify(torch.zeros(1, self.model.feature_dim, device=self.device))
+        assert self._solved is not None
+        return _Solved(self.lift, *self._solved)
+
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]``."""
         return self._classify(self._embedded(inputs).float())
@@ -110,6 +119,18 @@ class StreamingHead(Learner):
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
         self.sums = {name: t.clone().to(self.device) for name, t in state.items()}
+
+
+class _Solved(nn.Module):
+    """logits = lift(f) W + b."""
+
+    def __init__(self, lift: Callable[[Tensor], Tensor], W: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.lift = lift
+        self.W, self.b = nn.Parameter(W, requires_grad=False), nn.Parameter(b, requires_grad=False)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.lift(f) @ self.W + self.b
 
 
 def precise(device: torch.device) -> torch.dtype:

@@ -1,0 +1,116 @@
+"""An average of weights that predicts: one-pass learning at a high rate ends wherever its last batches leave it.
+
+Polyak & Juditsky 1992, *Acceleration of Stochastic Approximation by Averaging*; Izmailov et al. 2018, *Averaging
+Weights Leads to Wider Optima and Better Generalization* (arXiv 1803.05407), which measures BatchNorm's statistics anew
+too: those that the learning model carries along do not fit the average.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.models import Model
+
+
+class AveragedModel:
+    """Weights that follow the learning model: after every step θ̄ ← (1 − α) θ̄ + α θ.
+
+    In the first 1/α steps it is the plain mean of the weights so far.
+
+    Parameters
+    ----------
+    model : Model
+        Where the average begins.
+    alpha : float
+        α, in (0, 1]: the average reaches back about 1/α steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from everlearn.models import Model
+    >>> model = Model(torch.nn.Flatten(), feature_dim=4)
+    >>> model.head.grow(2, torch.Generator().manual_seed(0))
+    >>> average = AveragedModel(model, alpha=0.5)
+    >>> for value in (0.0, 1.0, 2.0):
+    ...     _ = model.head.bias.data.fill_(value)
+    ...     average.follow(model)
+    >>> average.model.head.bias.tolist()
+    [1.25, 1.25]
+    """
+
+    def __init__(self, model: Model, alpha: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.alpha = alpha
+        self.steps = 0
+        self._weights: dict[str, Tensor] | None = None
+
+    @torch.no_grad()
+    def follow(self, model: Model) -> None:
+        """Move a share α towards the learning model."""
+        self.steps += 1
+        alpha, theirs = max(self.alpha, 1 / self.steps), model.state_dict()
+        for name, mine in self.model.state_dict().items():
+            if mine.is_floating_point():
+                mine.lerp_(theirs[name], alpha)
+            else:
+                mine.copy_(theirs[name])
+
+    def grow(self, model: Model) -> None:
+        """Take over the rows that the learning model's head has grown."""
+        for mine, theirs in zip(self.model.head.parameters(), model.head.parameters()):
+            mine.data = torch.cat([mine.data, theirs.data[len(mine) :]])
+
+    def changed(self) -> None:
+        """Weights or memory have changed: BatchNorm is measured anew when a prediction is wanted."""
+        self._weights = None
+
+    def weights(self, model: Model, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+        """The average, by the names of ``model``'s state, with BatchNorm's statistics measured on ``batches``.
+
+        Parameters
+        ----------
+        model : Model
+            Whose parameters say which of the average's take gradients: attributions go through them.
+        batches : iterable of Tensor
+            ``[n, C, H, W]`` normalised, n ≥ 2 each; not read where nothing has changed since the last call.
+        """
+        if self._weights is None:
+            with torch.inference_mode(False), torch.no_grad():
+                state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self._measure(batches)
+                measured = self.model.state_dict()
+                self._weights = {name: tensor.clone() for name, tensor in measured.items()}
+                self.model.load_state_dict(state)  # what is saved is the average alone, whenever predictions are made
+            for name, parameter in model.named_parameters():
+                self._weights[name].requires_grad_(parameter.requires_grad)
+        return self._weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average, and how many steps it followed."""
+        return self.model.state_dict() | {"steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; the head has grown already."""
+        self.model.load_state_dict({name: tensor for name, tensor in state.items() if name != "steps"})
+        self.steps = int(state["steps"])
+        self.changed()
+
+    def _measure(self, batches: Iterable[Tensor]) -> None:
+        layers = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if not layers:
+            return
+        kept = [layer.momentum for layer in layers]
+        for i, batch in enumerate(batches):
+            for layer in layers:
+                if i == 0:
+                    layer.reset_running_stats()
+                    layer.momentum = None  # the plain mean over batches
+                layer.train()
+            self.model.features(batch)
+        for layer, momentum in zip(layers, kept):
+            layer.momentum = momentum
+            layer.eval()

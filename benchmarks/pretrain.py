@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everlearn.models.language import Language
-from everlearn.scaling.data import Sampler, Tokens
+from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.initialise import initialise
-from everlearn.scaling.pretrain import finished, generate, prepare, pretrain, token_file
+from everlearn.scaling.pretrain import finished, generate, prepare, pretrain
 from everlearn.scaling.settings import Settings
 
 TURN, SEED = 5, 0

@@ -8,6 +8,9 @@ import torch.distributed as dist
 from everlearn.errors import SettingError
 from everlearn.models.language import LanguageConfig
 from everlearn.scaling.dry_run import dry_run
+from everlearn.scaling.plan import Layout as PlanLayout
+from everlearn.scaling.plan import ModelShape, load_cluster, predict
+from everlearn.scaling.plan_trace import trace_plan
 from everlearn.scaling.settings import Layout
 
 L, H, V, S = 3, 64, 128, 32
@@ -53,8 +56,37 @@ def test_a_size_that_no_machine_here_holds():
     assert traced.held_bytes == pytest.approx(4 * traced.parameters / 1024, rel=0.01)
 
 
+@pytest.mark.parametrize("rank", [0, 9])
+def test_a_pipeline_sends_activations_and_gradients(rank):
+    layout = Layout(pp=2, tp=2, vpp=1, zero=1, precision="bf16", schedule="1f1b")
+    traced = dry_run(replace(SMALL, layers=4), layout, 16, rank=rank, global_batch=4 * 4)
+    assert traced.along["send", "pp"] == (4, 4 * (S // 2) * H * 2)  # each stage sends once a micro-batch: down or up
+    ends = 2  # the embedding's scatter, the head's gather: one each way
+    assert traced.along["reduce_scatter", "tp"][0] == 4 * (4 * 2 + ends / 2)
+    assert ("reduce_scatter", "fsdp") in traced.along and traced.calls["send", 2] == 4
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"dp": 4, "tp": 2, "pp": 2, "vpp": 2},
+        {"dp": 8, "tp": 2, "zero": 3, "recompute": "full"},
+        {"dp": 4, "cp": 4, "zero": 3},
+    ],
+)
+def test_a_plan_counts_what_the_code_does(layout):
+    shape = ModelShape("small", 8, 256, 8, 1024, 512, 64, gated=True, tied=False)
+    plan = predict(shape, PlanLayout(global_batch=16, **layout), load_cluster("h100:16"))
+    found = trace_plan(plan)
+    assert found.micro_batches == layout.get("pp", 1)
+    assert {row.dimension for row in found.rows} >= {
+        name for name in ("tp", "pp", "cp", "dp") if layout.get(name, 1) > 1
+    }
+    for row in found.rows:
+        assert row.planned_bytes == pytest.approx(row.bytes, rel=0.3), row
+    assert found.ratio == pytest.approx(1, abs=0.1)
+
+
 def test_what_cannot_be_traced_is_refused():
-    with pytest.raises(SettingError, match="pp 2: a dry run traces one stage"):
-        dry_run(SMALL, Layout(pp=2), 8)
     with pytest.raises(SettingError, match="does not fill 6 processes"):
         dry_run(SMALL, Layout(tp=4), 6)

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.models.language_hf import load as load_hf
 from everlearn.scaling.checkpoint import load_model, newest
-from everlearn.scaling.data import Tokens
-from everlearn.scaling.pretrain import finished, generate, prepare, pretrain, token_file
+from everlearn.scaling.pretrain import finished, generate, prepare, pretrain
 from everlearn.scaling.processes import launch
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.train import Training
@@ -124,8 +123,7 @@ def test_precision_and_recomputation_learn_as_well(tiny, tmp_path, changes):
 
 def training(settings, folder):
     prepare(settings, folder)
-    tokens = [Tokens(token_file(Path(settings.data.train[0]), folder))]
-    return Training(settings, folder, tokens, [], 257)
+    return Training(settings, folder)
 
 
 def test_a_loss_that_is_not_finite_goes_back_and_leaves_the_batch_out(tiny, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,9 @@ def plan(
     stack: Annotated[str, Option(help=f"software generation: {', '.join(STACKS)}")] = "modern",
     top: Annotated[int, Option(help="layouts shown")] = 10,
     out: Annotated[Path | None, Option(help="write the best layout as a configuration for everlearn pretrain")] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="trace the best layout with the real code on simulated ranks, and compare")
+    ] = False,
     validate_: Annotated[Path | None, Option("--validate", help="predict every row of a CSV of published runs")] = None,
     json: Annotated[bool, Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
@@ -76,10 +80,13 @@ def plan(
     if out is not None:
         _write(out, as_pretrain(plans[0], asked, request.preset))
     if json:
-        show.print_json(_json(request.shape, machines, plans[:top], plans, asked, per_step, verdicts, out))
+        found = _json(request.shape, machines, plans[:top], plans, asked, per_step, verdicts, out)
+        show.print_json(found | ({"dry_run": _traced(plans[0], quiet=True)} if dry_run else {}))
         return
     _table(request.shape, machines, plans, top, asked)
     _explained(plans, cost, per_step, verdicts, out)
+    if dry_run:
+        _traced(plans[0], quiet=False)
 
 
 def _sequences(request: Request, cluster: Cluster, tokens: float, exact: bool) -> int:
@@ -197,6 +204,33 @@ def _explained(plans: list[Plan], cost: Cost, per_step: float, verdicts: list[st
         console.print(
             f"wrote {out}; next: name your data in it, then torchrun … everlearn pretrain {out}", soft_wrap=True
         )
+
+
+def _traced(best: Plan, quiet: bool) -> dict[str, Any]:
+    """Trace the best layout; the comparison as a table, and as JSON."""
+    from everlearn.scaling.plan_trace import trace_plan
+
+    with show.console.status("tracing one rank's step") if not quiet else nullcontext():
+        found = trace_plan(best)
+    traced = found.traced
+    known = {"ranks": traced.world, "micro_batches": found.micro_batches, "seconds": traced.seconds}
+    known |= {"peak_gib": found.peak_gib, "held_gib": traced.held_bytes / 2**30, "planned_over_counted": found.ratio}
+    if not quiet:
+        title = (
+            f"collectives of rank 0 of {traced.world} in {found.micro_batches} micro-batches, counted in the real code "
+            f"({traced.seconds:.0f} s, {found.peak_gib:.1f} GiB of this machine)"
+        )
+        table = Table(title=title, title_justify="left")
+        for name in ("kind", "along"):
+            table.add_column(name)
+        for name in ("calls planned", "counted", "GB planned", "counted", "planned / counted"):
+            table.add_column(name, justify="right")
+        for row in found.rows:
+            ratio = f"{row.planned_bytes / row.bytes:.3f}" if row.bytes else "–"
+            figures = (f"{row.planned_bytes / 1e9:.4g}", f"{row.bytes / 1e9:.4g}", ratio)
+            table.add_row(row.kind, row.dimension, str(row.planned_calls), str(row.calls), *figures)
+        console.print(table)
+    return known | {"rows": [asdict(row) for row in found.rows]}
 
 
 def _write(out: Path, text: str) -> None:

@@ -60,6 +60,16 @@ def write_tokens(
     return count
 
 
+def is_text(file: Path) -> bool:
+    """Whether a data file is text, by its name."""
+    return file.name.endswith((".txt", ".txt.gz"))
+
+
+def token_file(file: Path, folder: Path) -> Path:
+    """Where the tokens of a data file are in a run's directory."""
+    return folder / "data" / f"{file.name}.tokens" if is_text(file) else file
+
+
 class Tokens:
     """A token file, opened.
 
@@ -149,7 +159,7 @@ class Sampler:
         else:
             i = 0
         epoch, index = divmod(n, self.windows[i])
-        return i, place(self.windows[i], index, key=_mix(_mix(self.seed * 1000003 + i) + epoch))
+        return i, place(self.windows[i], index, key=mix(mix(self.seed * 1000003 + i) + epoch))
 
     def batch(self, step: int, global_batch: int, part: slice) -> tuple[Tensor, Tensor]:
         """Tokens and labels, ``[n, S]`` int64 each, of some of a step's sequences."""
@@ -172,13 +182,13 @@ def place(size: int, index: int, key: int) -> int:
     while True:
         left, right = index >> bits, index & mask
         for i in range(4):
-            left, right = right, left ^ (_mix(key + (i << 40) + right) & mask)
+            left, right = right, left ^ (mix(key + (i << 40) + right) & mask)
         index = (left << bits) | right
         if index < size:
             return index
 
 
-def _mix(x: int) -> int:
+def mix(x: int) -> int:
     """SplitMix64's finaliser (Steele et al. 2014)."""
     x = (x + 0x9E3779B97F4A7C15) & (2**64 - 1)
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)

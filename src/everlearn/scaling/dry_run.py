@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +21,7 @@ from everlearn.errors import SettingError
 from everlearn.models.language import LanguageConfig
 from everlearn.scaling import gradients
 from everlearn.scaling.engine import Engine
-from everlearn.scaling.mesh import build_mesh, check, complete
+from everlearn.scaling.mesh import Mesh, build_mesh, check, complete
 from everlearn.scaling.settings import Layout
 
 KINDS = {
@@ -53,12 +54,14 @@ class Traced:
     world : int
         Simulated processes.
     parameters : int
-        Of the whole model.
+        Of the whole model, or of this rank's stages of a pipeline.
     held_bytes : int
         Of the weights that this rank holds.
     calls, bytes : dict
         Collectives by (kind, group size): how many, and the bytes of the whole tensor reduced or gathered, or of what
         one rank sends in an all-to-all.
+    along : dict
+        Calls and bytes by (kind, dimension of the mesh).
     seconds : float
         That the trace took.
     """
@@ -68,14 +71,17 @@ class Traced:
     held_bytes: int
     calls: dict[tuple[str, int], int] = field(default_factory=dict)
     bytes: dict[tuple[str, int], int] = field(default_factory=dict)
+    along: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 class _Count(TorchDispatchMode):
     """Counts collectives as they are dispatched."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[str, str]) -> None:
         super().__init__()
+        self.names = names
+        self.along: dict[tuple[str, str], tuple[int, int]] = {}
         self.calls: Counter[tuple[str, int]] = Counter()
         self.bytes: Counter[tuple[str, int]] = Counter()
 
@@ -84,19 +90,31 @@ class _Count(TorchDispatchMode):
         if func.namespace in ("c10d", "_c10d_functional", "_c10d_functional_autograd"):
             name = func._schema.name.split("::")[1]
             if name in KINDS:
-                key = (KINDS[name], _group_size(args))
+                kind, group, size = KINDS[name], _group(args), _bytes(KINDS[name], args, out)
+                key = (kind, 1 if group is None else int(group.size()))
                 self.calls[key] += 1
-                self.bytes[key] += _bytes(KINDS[name], args, out)
+                self.bytes[key] += size
+                dimension = "" if group is None else self.names.get(group.group_name, "")
+                calls, so_far = self.along.get((kind, dimension), (0, 0))
+                self.along[kind, dimension] = calls + 1, so_far + size
         return out
 
 
-def _group_size(args: Any) -> int:
+def _group(args: Any) -> Any:
     for arg in reversed(args):  # a reduction comes before the group, as a string too
         if isinstance(arg, str):
-            return int(_resolve(arg).size())
+            return _resolve(arg)
         if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()):
-            return int(dist.ProcessGroup.unbox(arg).size())
-    return 1
+            return dist.ProcessGroup.unbox(arg)
+    return None
+
+
+def names_of(mesh: Mesh) -> dict[str, str]:
+    """Dimensions of the mesh by their groups' names; of groups that are the same the first."""
+    found: dict[str, str] = {}
+    for name in ("tp", "pp", "fsdp", "ep", "cp", "replicate", "outer", "loss") if mesh.root is not None else ():
+        found.setdefault(mesh.group(name).group_name, name)
+    return found
 
 
 def _bytes(kind: str, args: Any, out: Any) -> int:
@@ -124,48 +142,48 @@ def dry_run(
     ----------
     config : LanguageConfig
     layout : Layout
-        Without a pipeline: its messages wait for other ranks, of which there are none here.
     world : int
         Processes to simulate.
     seq_len, global_batch : int
-        By default the model's, and one micro-batch for each replica.
+        By default the model's, and one micro-batch for each replica (for each stage of it too under a pipeline).
     rank : int
         Whose part is traced.
 
     Raises
     ------
     SettingError
-        If the layout does not fit, has a pipeline, or a process group stands already.
+        If the layout does not fit, or a process group stands already.
     """
     if dist.is_initialized():
         raise SettingError("a process group stands already; a dry run makes a fake one of its own")
-    if layout.pp > 1:
-        raise SettingError(f"pp {layout.pp}: a dry run traces one stage; set pp to 1 and the layers to a stage's")
     layout = complete(layout, world)
     seq_len = seq_len or config.seq_len
-    check(layout, config, seq_len, global_batch or layout.dp * layout.micro_batch)
+    global_batch = global_batch or layout.dp * layout.micro_batch * layout.pp
+    check(layout, config, seq_len, global_batch)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     begun = time.perf_counter()
+    _clear_sharding_prop_cache()  # what it keeps of an equal mesh names groups that are gone
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
     try:
         engine = Engine.build(config, build_mesh(layout, world), 0, empty=True)
-        sequences = (global_batch or layout.dp * layout.micro_batch) // layout.dp
         with FakeTensorMode(allow_non_fake_inputs=True):
             for stage in engine.stages:
                 stage.to_empty(device="cpu")
             optimiser = torch.optim.AdamW(engine.parameters(), foreach=False)
-            tokens = torch.zeros(sequences, seq_len, dtype=torch.int64)
-            with _Count() as count:
+            tokens = torch.zeros(global_batch // layout.dp, seq_len, dtype=torch.int64)
+            with _Count(names_of(engine.mesh)) as count:
                 engine.traced_step(tokens, tokens)
                 norm = gradients.gradient_norm(engine.parameters(), engine.mesh)
                 gradients.clip(engine.parameters(), norm, 1.0)
                 optimiser.step()
         held = sum(_local_bytes(p) for p in engine.parameters())
         total = sum(p.numel() for p in engine.parameters())
-        return Traced(world, total, held, dict(count.calls), dict(count.bytes), time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        return Traced(world, total, held, dict(count.calls), dict(count.bytes), dict(count.along), seconds)
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()
 
 
 def _local_bytes(parameter: torch.nn.Parameter) -> int:

@@ -82,7 +82,12 @@ class Engine:
         tokens, labels = self.mine(tokens, labels)
         self._tokens = float(labels.numel() * self.mesh.size("loss"))
         micro = self.mesh.layout.micro_batch
-        self._accumulate(tokens.split(micro), labels.split(micro))
+        if self.mesh.layout.pp > 1:
+            count, length = len(tokens) // micro, tokens.shape[1]
+            self._schedule = make_schedule(self.stages, self.mesh, count, self.loss, self.device, length)
+            self._pipeline(tokens, labels, count)
+        else:
+            self._accumulate(tokens.split(micro), labels.split(micro))
         gradients.complete(self.parameters())
 
     def zero_grad(self) -> None:
@@ -167,7 +172,8 @@ class Engine:
         total = torch.zeros((), device=self.device)
         for i, (x, y) in enumerate(zip(tokens, labels)):
             if isinstance(model, FSDPModule):
-                model.set_requires_gradient_sync(i == len(tokens) - 1)
+                last = i == len(tokens) - 1  # sharded gradients leave no room for whole ones between micro-batches
+                model.set_requires_gradient_sync(last or self.mesh.layout.zero >= 2)
             with self._loss_context():
                 with self._precision():
                     loss = self.loss(model(x), y)

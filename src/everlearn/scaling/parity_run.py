@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ def _work(processes: int, short: bool, models: list[str], only: str, inject: flo
                 stream.write(json.dumps(asdict(row)) + "\n")
 
 
-def _together(works: list[Callable[[], None]], where: Path) -> str:
+def _together(works: Sequence[Callable[[], None]], where: Path) -> str:
     """Run each in a forked process; returns what went wrong first, or nothing.
 
     A process takes its groups, their threads and sockets with it when it ends. One that fails has all ended a little

@@ -55,12 +55,38 @@ def make_schedule(
     micro_batches: int,
     loss: Callable[[Tensor, Tensor], Tensor],
     device: torch.device,
+    tokens: int = 0,
 ) -> Any:
-    """The schedule of a step of so many micro-batches. The loss is scaled already, so gradients stay as they are."""
+    """The schedule of a step of so many micro-batches. The loss is scaled already, so gradients stay as they are.
+
+    With ``tokens``, those of a sequence that this process holds, stages are told what they receive and send; otherwise
+    they tell each other in the first step.
+    """
     layout = mesh.layout
     indices = stages_of(mesh.rank("pp"), layout)
     total = layout.pp * len(indices)
-    made = [PipelineStage(stage, i, total, device, group=mesh.group("pp")) for stage, i in zip(stages, indices)]
+    group = mesh.group("pp")
+    made = [
+        PipelineStage(stage, i, total, device, group=group, **(_known(stage, layout, tokens) if tokens else {}))
+        for stage, i in zip(stages, indices)
+    ]
     kind = SCHEDULES[layout.schedule]
     single = issubclass(kind, schedules.PipelineScheduleSingle)
     return kind(made[0] if single else made, micro_batches, loss_fn=loss, scale_grads=False)
+
+
+def _known(stage: Language, layout: Layout, tokens: int) -> dict[str, Any]:
+    """What a stage receives and sends: tokens, activations in the precision of the blocks, logits."""
+    held = tokens // (layout.tp if layout.sequence_parallel else 1)
+    bf16 = layout.precision == "bf16" and layout.dp * layout.cp > 1
+    kind = torch.bfloat16 if bf16 else torch.float32
+    gradient = torch.zeros(layout.micro_batch, held, stage.config.hidden, dtype=kind, device="meta")
+    activations = gradient.clone().requires_grad_()
+    whole = (layout.micro_batch, tokens)
+    first, last = stage.embed is not None, stage.head is not None
+    return {
+        "input_args": torch.zeros(whole, dtype=torch.int64, device="meta") if first else activations,
+        "output_args": torch.zeros(*whole, stage.config.vocab, device="meta").requires_grad_() if last else activations,
+        "input_grads": (None if first else gradient,),
+        "output_grads": (None if last else gradient,),
+    }

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.models.language import Language
 from everlearn.scaling.checkpoint import load_model
-from everlearn.scaling.data import Tokens, write_tokens
+from everlearn.scaling.data import is_text, token_file, write_tokens
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, read_text
 from everlearn.scaling.train import Moment, Training
@@ -24,11 +24,15 @@ def prepare(settings: Settings, folder: Path) -> None:
     config = folder / "config.toml"
     if not config.exists():
         config.write_text(settings.dump(), encoding="utf-8")
-    train, valid = ([Path(name) for name in names] for names in (settings.data.train, settings.data.valid))
-    for file in (*train, *valid):
+    train = [Path(name) for name in settings.data.train]
+    files = [Path(name) for name in settings.data.files]
+    for file in files:
         if not file.is_file():
             raise DataError(f"there is no data file {file}; give token files or text files")
-    texts = [file for file in (*train, *valid) if is_text(file)]
+    texts = list(dict.fromkeys(file for file in files if is_text(file)))
+    twice = [file for file in texts if any(file != other and file.name == other.name for other in texts)]
+    if twice:
+        raise DataError(f"{twice[0]} and {twice[1]} have one name, and so would their tokens; rename one")
     if not texts:
         return
     if (folder / "tokenizer.json").exists():
@@ -41,16 +45,6 @@ def prepare(settings: Settings, folder: Path) -> None:
             token_file(file, folder).parent.mkdir(exist_ok=True)
             parts = [tokenizer.encode(text) for text in read_text(file)]
             write_tokens(token_file(file, folder), [*parts, [tokenizer.end]], tokenizer.vocab, tokenizer.hash)
-
-
-def is_text(file: Path) -> bool:
-    """Whether a data file is text, by its name."""
-    return file.name.endswith((".txt", ".txt.gz"))
-
-
-def token_file(file: Path, folder: Path) -> Path:
-    """Where the tokens of a data file are."""
-    return folder / "data" / f"{file.name}.tokens" if is_text(file) else file
 
 
 def tokenizer_of(settings: Settings, folder: Path) -> Tokenizer | ByteTokenizer:
@@ -83,12 +77,8 @@ def pretrain(
             prepare(settings, folder)
         if several:
             dist.barrier()
-        train, valid = (
-            [Tokens(token_file(Path(name), folder)) for name in names]
-            for names in (settings.data.train, settings.data.valid)
-        )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        training = Training(settings, folder, train, valid, max(tokens.vocab for tokens in train), device)
+        training = Training(settings, folder, device)
         try:
             return training.run(moment, beat)
         except Exception:

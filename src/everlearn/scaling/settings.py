@@ -25,7 +25,16 @@ class Data(_Part):
     train: list[str] = Field(min_length=1, description="token files, or text files (.txt, .txt.gz)")
     weights: list[float] | None = Field(None, description="share of each file in what is read; by default their sizes")
     valid: list[str] = Field(default_factory=list)
-    tokenizer: str = Field("bytes", description="bytes, bpe:SIZE learned from the training text, or a tokenizer.json")
+    tokenizer: str = Field("bytes", description="bytes, bpe:SIZE of the training text, a tokenizer.json, or a .gguf")
+    replay: list[str] = Field(default_factory=list, description="files of corpora learned before, to replay some of")
+    replay_share: float = Field(0.01, ge=0, lt=1, description="of the sequences that are replayed")
+    memory: int = Field(0, ge=0, description="windows of the earlier corpora that are remembered; 0: all")
+    watch: list[str] = Field(default_factory=list, description="further files to validate on, each by itself")
+
+    @property
+    def files(self) -> list[str]:
+        """All that is read."""
+        return [*self.train, *self.valid, *self.replay, *self.watch]
 
 
 class Optimiser(_Part):
@@ -118,6 +127,7 @@ class Settings(_Part):
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     layout: Layout = Layout()
+    start: str = Field("", description="weights to begin with: a run, a .gguf file, a folder with config.json")
     seed: int = Field(0, ge=0, lt=2**31)
 
     @classmethod
@@ -153,8 +163,10 @@ class Settings(_Part):
             return [str(Path(name).absolute()) if Path(name).exists() else name for name in names]
 
         data = self.data
-        changed = {"train": whole(data.train), "valid": whole(data.valid), "tokenizer": whole([data.tokenizer])[0]}
-        return self.model_copy(update={"data": data.model_copy(update=changed)})
+        changed: dict[str, Any] = {name: whole(getattr(data, name)) for name in ("train", "valid", "replay", "watch")}
+        changed["tokenizer"] = whole([data.tokenizer])[0]
+        start = whole([self.start])[0] if self.start else ""
+        return self.model_copy(update={"data": data.model_copy(update=changed), "start": start})
 
     def language(self, vocab: int = 0) -> LanguageConfig:
         """The model's configuration.

@@ -97,7 +97,7 @@ class Tokenizer:
 
 
 def open_tokenizer(name: str, files: list[Path]) -> Tokenizer | ByteTokenizer:
-    """``bytes``, ``bpe:SIZE`` learned from the files, or a ``tokenizer.json``."""
+    """``bytes``, ``bpe:SIZE`` learned from the files, a ``tokenizer.json``, or the one in a ``.gguf``."""
     if name == "bytes":
         return ByteTokenizer()
     kind, _, size = name.partition(":")
@@ -105,6 +105,10 @@ def open_tokenizer(name: str, files: list[Path]) -> Tokenizer | ByteTokenizer:
         if not size.isdigit():
             raise SettingError(f"tokenizer {name!r}; expected bpe:SIZE, such as bpe:4096")
         return Tokenizer.train(files, int(size))
+    if name.endswith(".gguf"):
+        from everlearn.models.language_gguf import tokenizer_of
+
+        return Tokenizer(tokenizer_of(Path(name)))
     return Tokenizer.load(Path(name))
 
 

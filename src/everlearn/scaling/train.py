@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,11 +15,13 @@ import torch.distributed as dist
 from everlearn.errors import RunError
 from everlearn.scaling import gradients, optimisers
 from everlearn.scaling.checkpoint import Checkpoints, State
-from everlearn.scaling.data import Sampler, Tokens
+from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.engine import Engine
 from everlearn.scaling.mesh import build_mesh, check
+from everlearn.scaling.replay import Replaying
 from everlearn.scaling.schedule import rate
 from everlearn.scaling.settings import Settings
+from everlearn.scaling.start import begin_with
 
 ROLLBACKS = 3
 
@@ -37,6 +39,7 @@ class Moment:
     mfu: float | None
     memory_gib: float
     valid_loss: float | None = None
+    watched: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
 
@@ -48,25 +51,20 @@ class Training:
     settings : Settings
     folder : Path
         Of the run; shared by all processes.
-    train, valid : list of Tokens
-    vocab : int
-        Of the tokenizer.
+        Its token files are there already.
     device : str
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        folder: Path,
-        train: list[Tokens],
-        valid: list[Tokens],
-        vocab: int,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, settings: Settings, folder: Path, device: str = "cpu") -> None:
         self.settings, self.folder = settings, folder
         self.world = dist.get_world_size() if dist.is_initialized() else 1
-        config = settings.language(vocab)
-        for tokens in (*train, *valid):
+        data = settings.data
+        train, valid, replay, watch = (
+            [Tokens(token_file(Path(name), folder)) for name in names]
+            for names in (data.train, data.valid, data.replay, data.watch)
+        )
+        config = settings.language(max(tokens.vocab for tokens in train))
+        for tokens in (*train, *valid, *replay, *watch):
             if tokens.vocab > config.vocab:
                 found = f"{tokens.file} is of a vocabulary of {tokens.vocab}"
                 raise RunError(f"{found}, the model of {config.vocab}; set the model's vocab to as many or more")
@@ -75,10 +73,16 @@ class Training:
         check(self.mesh.layout, config, self.seq_len, settings.train.global_batch)
         self.engine = Engine.build(config, self.mesh, settings.seed, device)
         self.optimisers = optimisers.build(self.engine.named_parameters(), settings.optimiser)
-        self.sampler = Sampler(train, self.seq_len, settings.seed, settings.data.weights)
+        self.sampler: Sampler | Replaying = Sampler(train, self.seq_len, settings.seed, data.weights)
+        if replay and data.replay_share:
+            self.sampler = Replaying(self.sampler, replay, data.replay_share, data.memory)
         self.valid = Sampler(valid, self.seq_len, 0) if valid else None
+        self.watched = {tokens.file.name.split(".")[0]: Sampler([tokens], self.seq_len, 0) for tokens in watch}
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.train.keep, self.world)
-        self.state = self.checkpoints.load(self.engine, self.optimisers) or State(model=asdict(config))
+        state = self.checkpoints.load(self.engine, self.optimisers)
+        if state is None and settings.start:
+            begin_with(Path(settings.start), self.engine)
+        self.state = state or State(model=asdict(config))
         self.first = self.world == 1 or dist.get_rank() == 0
         self._recent_rollbacks = 0
         self._flops = flops_per_token(self.engine, self.seq_len)
@@ -109,13 +113,15 @@ class Training:
                 self.checkpoints.save(self.engine, self.optimisers, self.state)
                 self._recent_rollbacks = 0
             every = train.evaluate_every
-            valid = self.evaluate() if self.valid and (done or (every and self.state.step % every == 0)) else None
+            due = done or (every > 0 and self.state.step % every == 0)
+            valid = self.evaluate(self.valid) if self.valid and due else None
+            watched = {name: self.evaluate(sampler) for name, sampler in self.watched.items()} if due else {}
             last = valid if valid is not None and done else last
             if self.first:
                 speed = tokens / seconds
                 peak = train.peak_tflops * 1e12 * self.world
                 now = Moment(self.state.step, train.steps, loss, norm, self._lr(self.state.step - 1), speed,
-                             speed * self._flops / peak if peak else None, memory_gib(), valid)  # fmt: skip
+                             speed * self._flops / peak if peak else None, memory_gib(), valid, watched)  # fmt: skip
                 self._journal(now)
                 moment(now)
             self.checkpoints.poll()
@@ -146,18 +152,17 @@ class Training:
         self.engine.zero_grad()
         return values
 
-    def evaluate(self) -> float:
-        """Mean loss over the validation batches: the same ones every time."""
-        assert self.valid is not None
+    def evaluate(self, sampler: Sampler) -> float:
+        """Mean loss over the validation batches of a sampler: the same ones every time."""
         train = self.settings.train
         replicas, replica = self.mesh.layout.dp, self.mesh.rank("batch")
         size = train.global_batch // replicas
-        windows = sum(self.valid.windows) // train.global_batch
+        windows = sum(sampler.windows) // train.global_batch
         total = 0.0
         batches = max(1, min(train.valid_batches, windows))
         for i in range(batches):
             part = slice(replica * size, (replica + 1) * size)
-            total += float(self.engine.evaluate(*self.valid.batch(i, train.global_batch, part)))
+            total += float(self.engine.evaluate(*sampler.batch(i, train.global_batch, part)))
         return total / batches
 
     def _lr(self, step: int) -> float:

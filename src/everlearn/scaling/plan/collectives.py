@@ -89,7 +89,7 @@ def expert_wire(cluster: Cluster, layout: Layout, top_k: int) -> tuple[Wire, flo
     return Wire(far, 1e-6 * cluster.network_latency_us), visited / top_k
 
 
-def tensor_collectives(shape: ModelShape, layout: Layout, micro: int) -> list[Collective]:
+def tensor_collectives(shape: ModelShape, layout: Layout, micro: int, regathers: bool = True) -> list[Collective]:
     """Tensor parallelism of one micro-batch through all blocks: two sums forward, two backward, again if recomputed."""
     if layout.tp == 1:
         return []
@@ -99,7 +99,7 @@ def tensor_collectives(shape: ModelShape, layout: Layout, micro: int) -> list[Co
         layers += shape.moe_layers
     passes = 3 if layout.recompute == "full" else 2
     if layout.sequence_parallel:
-        gathers = Collective("all_gather", "tp", layout.tp, amount, layers * (passes + 1) * micro)
+        gathers = Collective("all_gather", "tp", layout.tp, amount, layers * (passes + regathers) * micro)
         return [gathers, Collective("reduce_scatter", "tp", layout.tp, amount, layers * passes * micro)]
     return [Collective("all_reduce", "tp", layout.tp, amount, layers * passes * micro)]
 
@@ -119,7 +119,7 @@ def step_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Co
     """See `collectives_of`."""
     micro = layout.microbatches
     share = (slots(shape, layout) or ceil(shape.layers / layout.pp)) / shape.layers
-    found = [_scaled(c, share) for c in tensor_collectives(shape, layout, micro)]
+    found = [_scaled(c, share) for c in tensor_collectives(shape, layout, micro, stack.regathers)]
     tokens = layout.micro_batch * shape.seq_len / layout.cp
     passes = 3 if layout.recompute == "full" else 2
     if layout.ep > 1:
@@ -129,7 +129,7 @@ def step_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Co
     if layout.cp > 1:
         kv = 4.0 * tokens * layout.cp * max(1, shape.kv_heads // layout.tp) * shape.head_dim
         count = round(shape.attention_layers * share) * micro
-        found.append(Collective("all_gather", "cp", layout.cp, kv, passes * count))
+        found.append(Collective("all_gather", "cp", layout.cp, kv, (passes - 1 + stack.regathers) * count))
         found.append(Collective("reduce_scatter", "cp", layout.cp, kv, count))
     if layout.pp > 1:
         amount = 2.0 * tokens * shape.hidden / layout.tp

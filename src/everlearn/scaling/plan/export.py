@@ -11,6 +11,7 @@ import tomli_w
 from everlearn.scaling.plan.config import ModelShape
 from everlearn.scaling.plan.cost import Cost
 from everlearn.scaling.plan.failures import failures_of
+from everlearn.scaling.plan.layout import Layout
 from everlearn.scaling.plan.plan import Plan
 
 
@@ -43,11 +44,7 @@ def as_pretrain(plan: Plan, tokens: float, preset: str | None = None) -> str:
     preset : str, optional
         Name of the model's preset or file; by default its fields are written out.
     """
-    layout = plan.layout
-    own = ("dp", "tp", "pp", "vpp", "cp", "ep", "micro_batch", "zero", "sequence_parallel", "recompute")
-    cut = {name: getattr(layout, name) for name in own} | {"precision": "bf16"}
-    if layout.pp > 1:
-        cut["schedule"] = "interleaved" if layout.vpp > 1 else "1f1b"
+    layout, cut = plan.layout, cut_of(plan.layout)
     every = max(1, round(failures_of(plan).interval / plan.step_seconds))
     train = {
         "steps": max(1, ceil(tokens / plan.tokens_per_step)),
@@ -63,6 +60,15 @@ def as_pretrain(plan: Plan, tokens: float, preset: str | None = None) -> str:
     if layout.precision != "bf16":
         head += f"# planned in {layout.precision}; `everlearn pretrain` trains in bf16, which is slower\n"
     return head + "# data.train is a placeholder: name your token or text files\n" + tomli_w.dumps(table)
+
+
+def cut_of(layout: Layout) -> dict[str, Any]:
+    """A layout as the [layout] table of ``everlearn pretrain``."""
+    own = ("dp", "tp", "pp", "vpp", "cp", "ep", "micro_batch", "zero", "sequence_parallel", "recompute")
+    cut = {name: getattr(layout, name) for name in own} | {"precision": "bf16"}
+    if layout.pp > 1:
+        cut["schedule"] = "interleaved" if layout.vpp > 1 else "1f1b"
+    return cut
 
 
 def model_table(shape: ModelShape) -> dict[str, Any]:

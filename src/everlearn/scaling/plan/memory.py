@@ -66,7 +66,8 @@ def block_activations(shape: ModelShape, layout: Layout, stack: Stack, recompute
     mask = 1 if stack.dropout else 0
     kept = 1 if layout.precision in ("fp8", "mxfp8", "nvfp4") else 2  # bytes of a linear layer's input
     again = 0 if recompute == "selective" and stack.fused_attention else 1
-    outside = (2 * h + again * kept * h + mask * h) / n
+    inputs = again * kept * h / (n if stack.regathers else 1)
+    outside = (2 * h + mask * h) / n + inputs
     qk = shape.head_dim + shape.rope_dim
     keys = shape.heads if shape.kv_rank else shape.kv_heads
     attention = outside + 2 * (shape.heads + keys) * qk / t + 2 * (shape.heads + keys) * shape.value_dim / t

@@ -152,14 +152,15 @@ def _work_parts(passes: Passes) -> dict[str, float]:
 def block_communication(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack) -> dict[str, float]:
     """Exposed seconds of one micro-batch through all blocks: tensor, context and expert parallelism."""
     near = wire(cluster, layout.tp, 1)
-    tensor = sum(c.count * ring_seconds(c.kind, c.size, c.bytes, near) for c in tensor_collectives(shape, layout, 1))
+    sums = tensor_collectives(shape, layout, 1, stack.regathers)
+    tensor = sum(c.count * ring_seconds(c.kind, c.size, c.bytes, near) for c in sums)
     parts = {"tensor": tensor * (1 - stack.overlap_tensor)}
     tokens = layout.micro_batch * shape.seq_len / layout.cp
     passes = 3 if layout.recompute == "full" else 2
     if layout.cp > 1:
         over = wire(cluster, layout.cp, layout.tp)
         kv = 4.0 * tokens * layout.cp * max(1, shape.kv_heads // layout.tp) * shape.head_dim
-        seconds = ring_seconds("all_gather", layout.cp, kv, over) * (passes + 1) * shape.attention_layers
+        seconds = ring_seconds("all_gather", layout.cp, kv, over) * (passes + stack.regathers) * shape.attention_layers
         parts["context"] = seconds * (1 - stack.overlap_tensor)
     if layout.ep > 1:
         over, share = expert_wire(cluster, layout, shape.top_k)

@@ -39,6 +39,8 @@ class Stack:
         Launches run ahead of the device. Otherwise (CUDA_LAUNCH_BLOCKING) host and device take turns.
     bucket_bytes : float
         Buffers in which gradients are reduced and weights gathered.
+    regathers : bool
+        Inputs that sequence parallelism gathers are gathered again in the backward pass rather than kept.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Stack:
     norm_passes: float = 1.0
     asynchronous: bool = True
     bucket_bytes: float = 0.0
+    regathers: bool = True
 
 
 MODERN = Stack("modern")
@@ -67,6 +70,8 @@ GRAPHS = Stack("graphs", host_forward_us=150.0, expert_host_us=200.0, expert_row
 # Plain PyTorch modules: a norm in fp32 is six kernels of 36 bytes an element against a fused one's 4, a rotation 30
 # against 4, beside residuals that stay; SwiGLU is two kernels of 10 bytes against one of 6; the loss is not fused.
 EAGER = Stack("eager", norm_passes=4.0, activation_passes=1.7, fused_loss=False)
+# What `everlearn pretrain` runs.
+PRETRAIN = replace(EAGER, name="pretrain", gradient_bytes=4, regathers=False, overlap_tensor=0.0)
 MEGATRON_2021 = Stack(
     "megatron-2021",
     fused_attention=False,
@@ -80,4 +85,4 @@ MEGATRON_2021 = Stack(
 )
 # Megatron from 2022 on sums gradients of activations while it computes those of weights: two of four or six sums hide.
 MEGATRON_2022 = replace(MEGATRON_2021, name="megatron-2022", overlap_tensor=0.42)
-STACKS = {stack.name: stack for stack in (MODERN, EAGER, PART_GRAPHS, GRAPHS, MEGATRON_2021, MEGATRON_2022)}
+STACKS = {stack.name: stack for stack in (MODERN, EAGER, PRETRAIN, PART_GRAPHS, GRAPHS, MEGATRON_2021, MEGATRON_2022)}

@@ -80,7 +80,13 @@ def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
 
 
 def _serve(run: Path) -> str:
-    """The command that opens the page of the last learner's run, as it is called from here."""
+    """The command that opens the page of the last learner's run, as it is called from here.
+
+    Examples
+    --------
+    >>> _serve(Path("runs/demo")).endswith("serve runs/demo/aser")
+    True
+    """
     program = "everlearn"
     if shutil.which(program) is None and Path(sys.argv[0]).name == program:
         program = sys.argv[0]

@@ -11,15 +11,15 @@ from rich.table import Table
 from typer import Option
 
 from everlearn.cli import show
-from everlearn.data import Source
+from everlearn.data import Source, open_source
 from everlearn.data.open import reshaped
-from everlearn.errors import SettingError
+from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS
 from everlearn.runs import Config, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
-from everlearn.runs.build import build_source
+from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look
-from everlearn.runs.config import Continuation
+from everlearn.runs.evaluate import same_source
 
 SOURCES = (
     "class folder, CSV/Parquet manifest, .npz, DICOM folder (with --labels), "
@@ -49,6 +49,7 @@ def learn(
     scenario: Annotated[str | None, Option(help="class (default), time, site, task, blurred or shuffled")] = None,
     tasks: Annotated[int | None, Option(help="number of tasks; chosen, 5 at most")] = None,
     order: Annotated[str | None, Option(help="of classes: natural (default) or seeded")] = None,
+    watch: Annotated[Path | None, Option(help="learn files as they arrive in this folder, DIR/CLASS/file")] = None,
     seed: Annotated[int | None, Option(help="of everything drawn; 0")] = None,
     size: Annotated[int | None, Option(help="height and width of the pictures; chosen")] = None,
     channels: Annotated[int | None, Option(help="1 grey, 3 colour; chosen")] = None,
@@ -64,13 +65,15 @@ def learn(
     """Learn SOURCE in one pass with a bounded memory; what is not set is chosen from what there is to see.
 
     everlearn learn SOURCE --run RUN begins a run, or goes on with a finished one; everlearn learn --resume RUN goes on
-    after an interruption.
+    after an interruption. With --watch DIR it then learns what arrives in DIR, until Ctrl-C.
     """
-    if (resume is None) == (run is None or source is None):
+    if (resume is None) == (run is None or (source is None and watch is None)):
         raise SettingError(
-            "expected SOURCE and --run RUN for a new run or to go on with more data, or --resume RUN after an "
-            "interruption"
+            "expected SOURCE or --watch DIR and --run RUN, for a new run or to go on with more data, or --resume RUN "
+            "after an interruption"
         )
+    if watch is not None and not watch.is_dir():
+        raise SettingError(f"--watch {watch} is no directory; expected one that holds a folder for each class")
     of_learner = _given(method=method, backbone=backbone, weights=_text(weights), pretrained=pretrained or None)
     of_learner |= _given(memory=memory, replay=replay, lr=lr, classifier=classifier, precision=precision)
     of_learner |= _given(options={k: _value(v) for k, v in _pairs(set_, "--set").items()} or None)
@@ -81,63 +84,107 @@ def learn(
     rest |= {"alarms": False} if no_alarms else {}
     begun = time.perf_counter()
     if resume is not None:
-        if source is not None or run is not None:
-            raise SettingError("--resume takes the settings of the run; leave SOURCE and --run out")
+        if source is not None or run is not None or watch is not None:
+            raise SettingError("--resume takes the settings of the run; leave SOURCE, --watch and --run out")
         opened, prepared = Run.open(resume, write=True), None
     elif run is not None and (run / "config.toml").exists():
-        opened, prepared = _further(run, str(source), of_learner | data | rest, data, stream), None
+        opened, prepared = _further(run, source, watch, of_learner | data | rest, data, stream), None
     else:
-        assert source is not None and run is not None
+        assert run is not None
         Run.check_new(run)
-        settings = {"data": {"source": _absolute(source), **data}, "stream": stream, "learner": of_learner, **rest}
-        config, first, chosen = _chosen(settings)
-        prepared = prepare(config, first)
+        settings = {"data": data, "stream": stream, "learner": of_learner, **rest}
+        config, first, chosen = _chosen(settings, source, watch)
+        prepared = prepare(config, first if config.more == [] else None)
         opened = Run.create(run, config)
         if not json:
             _say(chosen)
     with opened:
         steps_before = opened.progress.step
-        with show.learning(quiet=json) as moment:
-            learn_stream(opened, moment, prepared)
-        seconds = time.perf_counter() - begun
-        result = show.result(opened, seconds, opened.progress.step - steps_before)
-    show.learned(result, opened, json)
+        try:
+            with show.learning(quiet=json) as moment:
+                learn_stream(opened, moment, prepared)
+        except KeyboardInterrupt:
+            if not opened.config.parts[opened.progress.part].data.watch:
+                raise
+            show.learned(_result(opened, begun, steps_before), opened, json)  # how watching always ends
+            raise
+        show.learned(_result(opened, begun, steps_before), opened, json)
 
 
-def _chosen(settings: dict[str, Any]) -> tuple[Config, Source, dict[str, Chosen]]:
+def _result(run: Run, begun: float, steps_before: int) -> dict[str, Any]:
+    return show.result(run, time.perf_counter() - begun, run.progress.step - steps_before)
+
+
+def _chosen(
+    settings: dict[str, Any], spec: str | None, watch: Path | None
+) -> tuple[Config, Source | None, dict[str, Chosen]]:
     """The configuration with what was left open chosen, the source in its shape, and what was chosen and why."""
+    watched = {"source": str(watch.absolute()), "watch": True} if watch else {}
+    settings["data"] |= {"source": _absolute(spec)} if spec else watched
     given = {**settings["data"], **settings["stream"], **settings["learner"], "workers": settings.get("workers")}
+    if spec and watch:
+        settings["more"] = [{"data": watched, "stream": {k: v for k, v in settings["stream"].items() if k == "batch"}}]
     checked = Config.of(settings)  # before anything is opened
-    source = build_source(checked, own=True)
-    weights = given.get("weights")
-    found = choose(look(source, Path(weights) if weights else None, given.get("backbone")), given)
+    source = build_source(checked, own=True) if spec else _there_already(checked)
+    weights, shape = given.get("weights"), fixed_shape(checked)
+    seen = look(source, Path(weights) if weights else None, given.get("backbone"), *([shape] if shape else []))
+    found = choose(seen, given)
     values = {name: each.value for name, each in found.items()}
     learner = ("backbone", "weights", "method", "lr", "memory")
     for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):
         settings[part] = settings[part] | {name: values[name] for name in names if name in values}
+    if "average" in values:
+        options = {"average": values["average"]} | settings["learner"].get("options", {})
+        settings["learner"] = settings["learner"] | {"options": options}
     settings |= {"workers": values.get("workers", checked.workers)}
     settings["chosen"] = {name: f"{each.value}: {each.why}" for name, each in found.items()}
     config = Config.of(settings)
     assert config.data.size and config.data.channels
-    return config, reshaped(source, config.data.channels, config.data.size), found
+    fitting = reshaped(source, config.data.channels, config.data.size) if source and spec else None
+    return config, fitting, found
 
 
-def _further(run: Path, source: str, fixed: dict[str, Any], data: dict[str, Any], stream: dict[str, Any]) -> Run:
-    """Open a finished run and enter a further source."""
+def _there_already(config: Config) -> Source | None:
+    """The pictures that a watched folder has at the beginning, to choose by; none are needed if their shape is said."""
+    data = config.data
+    if fixed_shape(config):
+        return None
+    try:
+        return open_source(data.source, size=data.size, channels=data.channels, holdout=0.0, least=1)
+    except DataError as error:
+        raise SettingError(
+            f"{data.source} has no pictures yet to choose by ({error}); "
+            "give --size and --channels, or a SOURCE to begin with"
+        ) from error
+
+
+def _further(
+    run: Path,
+    source: str | None,
+    watch: Path | None,
+    fixed: dict[str, Any],
+    data: dict[str, Any],
+    stream: dict[str, Any],
+) -> Run:
+    """Open a finished run and enter further sources; a folder that it watches already is watched on."""
     for name in fixed:
         if name not in _OF_DATA:
             option = {"options": "set", "columns": "column"}.get(name, name).replace("_", "-")
             raise SettingError(f"{run} goes on with the learner and the pictures it has; leave --{option} out")
     opened = Run.open(run, write=True)
     try:
-        settings = {"source": _absolute(source), **data}
-        part = Config.of({"data": settings, "stream": stream}).parts[0]
-        if "tasks" not in stream and part.stream.scenario in ("class", "blurred") and opened.finished:
-            found = build_source(opened.config, shape=opened.shape, part=part.data)
-            part = Continuation.model_validate(
-                part.model_dump() | {"stream": part.stream.model_dump() | {"tasks": min(5, len(found.class_names))}}
-            )
-        go_on_with(opened, part)
+        if source is not None:
+            part = Config.of({"data": {"source": _absolute(source), **data}, "stream": stream}).parts[0]
+            if "tasks" not in stream and part.stream.scenario in ("class", "blurred") and opened.finished:
+                found = build_source(opened.config, shape=opened.shape, part=part.data)
+                fewer = part.stream.model_copy(update={"tasks": min(5, len(found.class_names))})
+                part = part.model_copy(update={"stream": fewer})
+            go_on_with(opened, part)
+        if watch is not None:
+            last = opened.config.parts[-1].data
+            if not (last.watch and same_source(last.source, str(watch))):
+                settings = {"source": str(watch.absolute()), "watch": True}
+                go_on_with(opened, Config.of({"data": settings, "stream": stream}).parts[0])
     except BaseException:
         opened.close()
         raise

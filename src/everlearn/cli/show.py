@@ -94,10 +94,16 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
     if json:
         print_json(result)
         return
-    matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
+    measured = ""
+    if result["accuracy_matrix"]:
+        matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
+        mean = f"[bold]{result['average_accuracy']:.1%}[/]"
+        measured = f"average accuracy {mean}, forgetting {result['forgetting']:.1%}, "
+    if result["accuracy_before_learning"] is not None:
+        measured += f"before learning {result['accuracy_before_learning']:.1%}, "
     console.print(
-        f"average accuracy [bold]{result['average_accuracy']:.1%}[/], forgetting {result['forgetting']:.1%}, "
-        f"{result['samples_seen']} samples in {result['seconds']:.1f} s ({result['steps_per_second']} steps/s)"
+        f"{measured}{result['samples_seen']} samples in {result['seconds']:.1f} s "
+        f"({result['steps_per_second']} steps/s)"
     )
     if result["quarantined"]:
         console.print(

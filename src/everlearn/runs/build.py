@@ -10,7 +10,7 @@ import torch
 
 from everlearn import data
 from everlearn.data import Source, Stream
-from everlearn.errors import SettingError
+from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
 from everlearn.models import OURS, build_model
 from everlearn.runs.config import Config, DataConfig, StreamConfig
@@ -43,6 +43,8 @@ def build_source(
     """
     settings = part or config.data
     first = spec is None and settings == config.data
+    if spec is None and settings.watch:
+        raise DataError(f"{settings.source} is watched: its files are learned as they arrive, and none is held out")
     size, channels = (settings.size, settings.channels) if shape is None else (shape[1], shape[0])
     ours = config.learner.backbone in OURS
     if not ours and channels is None and not own:
@@ -89,19 +91,30 @@ def build_stream(config: Config, source: Source, part: StreamConfig | None = Non
             return data.shuffled(source, seed=seed)
 
 
-def build_streams(config: Config, shape: tuple[int, int, int] | None = None) -> list[Stream]:
-    """All sources of the configuration in order, the first one in the shape given or its own, the others in the same.
+def build_streams(config: Config, shape: tuple[int, int, int] | None = None) -> list[Stream | None]:
+    """All sources of the configuration in order, all in the shape given or the first one's; None for a watched folder.
 
     Raises
     ------
     DataError
         If one of them is gone or cannot be read any more.
     """
-    streams: list[Stream] = []
+    streams: list[Stream | None] = []
+    shape = shape or fixed_shape(config)
     for part in config.parts:
-        source = build_source(config, shape=streams[0].source.shape if streams else shape, part=part.data)
+        if part.data.watch:
+            streams.append(None)
+            continue
+        source = build_source(config, shape=shape, part=part.data)
+        shape = source.shape
         streams.append(build_stream(config, source, part.stream))
     return streams
+
+
+def fixed_shape(config: Config) -> tuple[int, int, int] | None:
+    """(C, H, W) of the pictures, where the configuration says it."""
+    size, channels = config.data.size, config.data.channels
+    return (channels, size, size) if size and channels else None
 
 
 def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:

@@ -15,6 +15,7 @@ from everlearn.runs.build import default_lr
 
 _LARGEST_MEMORY = 512 * 2**20  # bytes of remembered pictures
 _FROZEN_SIZE = 128  # pixels a side below which a pretrained backbone sees too little
+_AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser")  # methods that train all along, by replay
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,21 @@ class Chosen:
     why: str
 
 
-def look(source: Source, weights: Path | None, wanted: str | None = None) -> Seen:
+def look(
+    source: Source | None, weights: Path | None, wanted: str | None = None, shape: tuple[int, int, int] = (3, 64, 64)
+) -> Seen:
     """See what there is.
 
     Parameters
     ----------
-    source : Source
-        Opened in its own size.
+    source : Source or None
+        Opened in its own size; None if there is nothing yet.
     weights : Path or None
         The file that was given; else one is looked for in `weights_folder`.
     wanted : str or None
         The backbone that was given: only its weights count then.
+    shape : tuple of int
+        (C, H, W) where there is no source.
     """
     device = default_device()
     at_hand = [weights] if weights else sorted(weights_folder().glob("*.safetensors"))
@@ -76,9 +81,10 @@ def look(source: Source, weights: Path | None, wanted: str | None = None) -> See
     if wanted is not None:
         known = [(file, name) for file, name in known if name == wanted]
     file, name = known[0] if known else (None, None)
-    channels, size, _ = source.shape
+    channels, size, _ = source.shape if source else shape
+    samples, classes = (int((~source.test).sum()), len(source.class_names)) if source else (0, 0)
     return Seen(
-        size, channels, int((~source.test).sum()), len(source.class_names), source.in_memory,
+        size, channels, samples, classes, source.in_memory if source else False,
         None if device.type == "cpu" else device.type, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1, file, name,
     )  # fmt: skip
@@ -116,13 +122,13 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     Returns
     -------
     dict
-        Of those left: backbone, weights, size, channels, method, lr, memory, tasks, workers.
+        Of those left: backbone, weights, size, channels, method, lr, memory, tasks, workers, average.
 
     Examples
     --------
     >>> found = choose(Seen(size=8, channels=1, samples=1438, classes=10, in_memory=True), {"memory": 200})
-    >>> {name: each.value for name, each in found.items() if name != "weights"}
-    {'backbone': 'slim_resnet18', 'size': 8, 'channels': 1, 'method': 'aser', 'lr': 0.1, 'tasks': 5, 'workers': 0}
+    >>> {name: found[name].value for name in ("backbone", "size", "method", "lr", "tasks", "workers", "average")}
+    {'backbone': 'slim_resnet18', 'size': 8, 'method': 'aser', 'lr': 0.1, 'tasks': 5, 'workers': 0, 'average': 0.5}
     """
     found: dict[str, Chosen] = {}
 
@@ -142,12 +148,14 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     own = "all pictures looked at are grey" if seen.channels == 1 else "there are colour pictures"
     why = "what the backbone was made for" if colour else own
     channels = settle("channels", 3 if colour else seen.channels, why)
-    settle("method", *_method(seen, pretrained))
+    method = settle("method", *_method(seen, pretrained))
     settle("lr", default_lr(backbone), "trained from the beginning" if backbone in OURS else "for a backbone of timm's")
     settle("memory", *_memory(seen, size, channels, given.get("method")))
     if given.get("scenario") in (None, "class", "blurred"):
         settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
+    if backbone in OURS and method in _AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
+        settle("average", *_average(seen, given.get("batch") or 10, given.get("tasks") or 5))
     return found
 
 
@@ -187,6 +195,12 @@ def _memory(seen: Seen, size: int, channels: int, method: str | None) -> tuple[i
     if most < wanted:
         return most, f"half a gigabyte of pictures of {size} pixels"
     return wanted, f"{why}; more than there are to learn now" if wanted >= seen.samples else why
+
+
+def _average(seen: Seen, batch: int, tasks: int) -> tuple[float, str]:
+    steps = max(1, seen.samples // (batch * tasks))  # of a task
+    reach = min(100, max(1, steps // 10))
+    return 1 / reach, f"weights averaged over {reach} steps predict better than the last ones; a task has {steps}"
 
 
 def _workers(seen: Seen) -> tuple[int, str]:

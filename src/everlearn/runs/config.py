@@ -23,6 +23,7 @@ class DataConfig(_Part):
     size: int | None = Field(None, ge=8, le=1024, description="height and width of the pictures; by default theirs")
     channels: Literal[1, 3] | None = None
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out where the source has no test split")
+    watch: bool = Field(False, description="the source is a folder whose files are learned as they arrive")
     root: str | None = Field(None, description="folder of torchvision's and MedMNIST's files")
     labels: str | None = Field(None, description="label CSV of a DICOM folder")
     columns: dict[str, str] = Field(default_factory=dict, description="names of a manifest's columns")

@@ -80,7 +80,7 @@ def same_source(one: str, other: str) -> bool:
 def _taken(run: Run, spec: str) -> tuple[Source, NDArray[np.int64], str]:
     """The source, the samples to evaluate on, and in words which they are."""
     for part in run.config.parts:
-        if same_source(part.data.source, spec):
+        if same_source(part.data.source, spec) and not part.data.watch:
             source = build_source(run.config, shape=run.shape, part=part.data)
             return source, np.flatnonzero(source.test), "held out when the run learned from it"
     source = build_source(run.config, spec, shape=run.shape, holdout=0.0)

@@ -22,6 +22,7 @@ from everlearn.runs.checkpoints import Progress
 from everlearn.runs.learn import Moment, learn
 from everlearn.runs.reviews import REVIEW_IDS, Reviews
 from everlearn.runs.run import Run
+from everlearn.runs.watch import WATCH_IDS
 
 if TYPE_CHECKING:
     from everlearn.runs.reviewing import Reviewing
@@ -73,6 +74,8 @@ def find_patient(run: Run, reviews: Reviews, patient: str, pseudonym: str) -> Fo
     sent = reviews.rows("SELECT number FROM cases WHERE patient = ?", pseudonym)
     ids: list[int] = []
     for part in run.config.parts:
+        if part.data.watch:
+            continue  # a class folder names no patients
         source = build_source(run.config, shape=run.shape, part=part.data)
         if source.patients is None:
             continue
@@ -105,6 +108,7 @@ def erase(run: Run, reviews: Reviews, found: Found, actor: str) -> dict[str, Any
             db.execute("INSERT OR IGNORE INTO removed VALUES (?, ?)", (id_, time.time()))
             db.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (id_, time.time()))
             db.execute("UPDATE samples SET name = 'forgotten' WHERE id = ?", (id_,))
+            db.execute("UPDATE arrivals SET picture = NULL WHERE number = ?", (id_ - WATCH_IDS,))
         did = {"reviews": len(found.reviews), "cases": len(found.cases), "samples": len(found.ids)}
         audit_log.append(db, actor, "forget", did)
     _forget_predictions(run, cases)

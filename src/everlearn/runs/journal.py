@@ -39,6 +39,10 @@ CREATE TABLE IF NOT EXISTS events
 """
 
 
+LEARNED = "learned"
+"""Why an arrival has no picture any more."""
+
+
 class Journal:
     """One run's journal.
 
@@ -76,12 +80,14 @@ class Journal:
             else:
                 first = known["first_id"]
             for name in class_names:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes",
-                    (name,),
-                )
+                self._add_class(name)
             names = {name: code for code, name in self.class_names().items()}
         return first, [names[name] for name in class_names]
+
+    def _add_class(self, name: str) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes", (name,)
+        )
 
     def class_names(self) -> dict[int, str]:
         """Name of each label code."""
@@ -127,6 +133,45 @@ class Journal:
     def looks(self) -> list[sqlite3.Row]:
         """Predictions before learning, by step: step, samples, correct."""
         return self._rows("SELECT * FROM looks ORDER BY step")
+
+    def arrived(self, folder: str) -> set[str]:
+        """Files of a watched folder that have been entered, relative to it."""
+        return {row["path"] for row in self._rows("SELECT path FROM arrivals WHERE folder = ?", folder)}
+
+    def arrive(self, part: int, folder: str, files: list[tuple[str, Any]]) -> list[sqlite3.Row]:
+        """Enter files ``CLASS/NAME`` that have arrived, each with its picture (an array) or what is wrong with it.
+
+        They are one batch, and durable when this returns. Gives the rows.
+        """
+        with self._one_line_errors():
+            batch = self._db.execute("SELECT COALESCE(MAX(batch), 0) + 1 FROM arrivals").fetchone()[0]
+            for path, found in files:
+                name = path.split("/")[0]
+                bad = isinstance(found, str)
+                if not bad:
+                    self._add_class(name)
+                self._db.execute(
+                    "INSERT INTO arrivals (part, batch, folder, path, code, picture, reason) VALUES "
+                    "(?, ?, ?, ?, COALESCE((SELECT code FROM classes WHERE name = ?), -1), ?, ?)",
+                    (part, batch, folder, path, name, None if bad else found.tobytes(), found if bad else None),
+                )
+            self._db.commit()
+        return self._rows("SELECT * FROM arrivals WHERE batch = ? ORDER BY number", batch)
+
+    def arrivals(self, part: int, position: int) -> list[list[sqlite3.Row]]:
+        """Batches of files that arrived for a part, from a position on."""
+        rows = self._rows("SELECT * FROM arrivals WHERE part = ? ORDER BY number", part)[position:]
+        numbers = sorted({row["batch"] for row in rows})
+        return [[row for row in rows if row["batch"] == number] for number in numbers]
+
+    def forget_pictures(self, part: int, position: int) -> None:
+        """Drop the pictures of arrivals before a position; a checkpoint that is never gone behind has learned them."""
+        with self._one_line_errors():
+            self._db.execute(
+                "UPDATE arrivals SET picture = NULL, reason = COALESCE(reason, ?) WHERE number IN "
+                "(SELECT number FROM arrivals WHERE part = ? ORDER BY number LIMIT ?)",
+                (LEARNED, part, position),
+            )
 
     def alarms(self) -> list[sqlite3.Row]:
         """New classes and drift, in order: events with step, kind and detail (JSON)."""

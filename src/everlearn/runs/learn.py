@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from everlearn.data import Source, Stream
 from everlearn.errors import RunError, SettingError
 from everlearn.learners import Learner
-from everlearn.runs.build import build_learner, build_source, build_stream, build_streams
+from everlearn.runs.build import build_learner, build_source, build_stream, build_streams, fixed_shape
 from everlearn.runs.config import Config, Continuation
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.run import Run
 from everlearn.runs.session import Moment, Session, accuracy
+from everlearn.runs.watch import Watch
 
 __all__ = ["Moment", "Prepared", "accuracy", "go_on_with", "learn", "prepare"]
 
@@ -23,14 +25,18 @@ __all__ = ["Moment", "Prepared", "accuracy", "go_on_with", "learn", "prepare"]
 class Prepared:
     """What settings amount to, built before a run's directory is made, so that bad ones leave nothing behind."""
 
-    streams: list[Stream]
+    streams: list[Stream | None]
     learner: Learner
+    shape: tuple[int, int, int]
 
 
 def prepare(config: Config, source: Source | None = None) -> Prepared:
     """Open the sources, order the streams, build the learner; ``source`` is the first one if it is open already."""
-    streams = build_streams(config) if source is None else [build_stream(config, source)]
-    return Prepared(streams, build_learner(config, streams[0].source.shape))
+    streams: list[Stream | None] = [build_stream(config, source)] if source else build_streams(config)
+    shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
+    if shape is None:
+        raise SettingError("a folder that is only watched has no pictures yet to see: give --size and --channels")
+    return Prepared(streams, build_learner(config, shape), shape)
 
 
 def go_on_with(run: Run, more: Continuation) -> None:
@@ -45,15 +51,16 @@ def go_on_with(run: Run, more: Continuation) -> None:
     SettingError
         If it has learned this source already.
     """
-    known = [part.data.source for part in run.config.parts]
+    known = [part.data.source for part in run.config.parts if not (part.data.watch and more.data.watch)]
     if any(same_source(spec, more.data.source) for spec in known):
         raise SettingError(
             f"{run.path} holds a run already, which knows {more.data.source}: expected another source to go on with "
             "(a new run needs another --run, an interrupted one --resume)"
         )
-    if not run.finished:
+    if not more.data.watch and not run.finished:
         raise RunError(f"{run.path} has not finished what it began; go on with --resume {run.path} first")
-    build_stream(run.config, build_source(run.config, shape=run.shape, part=more.data), more.stream)
+    if not more.data.watch:
+        build_stream(run.config, build_source(run.config, shape=run.shape, part=more.data), more.stream)
     run.extend(more)
 
 
@@ -82,17 +89,39 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
         run.journal.event(run.progress.step, "warning", {"text": warning})
     run.journal.event(run.progress.step, "resumed" if run.progress.step else "started", {})
     run.journal.commit()
-    Session(run, learner, streams).work(show)
-    return learner
+    session = Session(run, learner, streams, prepared.shape)
+    while True:
+        part, last = run.progress.part, run.progress.part + 1 == len(run.config.parts)
+        data = run.config.parts[part].data
+        if data.watch:
+            _watch(Watch(session, Path(data.source), part), last, show)
+        elif not run.progress.finished:
+            session.learn_stream(show)
+        if last:
+            return learner
+        session.begin(part + 1)
 
 
-def _without(streams: list[Stream], ids: list[int]) -> list[Stream | None]:
+def _watch(watch: Watch, last: bool, show: Callable[[Moment], None] | None) -> None:
+    """Watch on if this is the run's last part; else learn what had arrived until the next one was begun."""
+    run = watch.session.run
+    if last:
+        run.progress.finished = True  # there is always a next file, and never one that must come first
+        watch.work(show)
+    watch.replay(show)
+    run.progress.finished = True
+
+
+def _without(streams: Sequence[Stream | None], ids: list[int]) -> list[Stream | None]:
     """The streams without forgotten samples; whoever forgets begins anew, so that positions stay what they mean."""
     if not ids:
         return list(streams)
     left: list[Stream | None] = []
     tasks = 0
     for stream in streams:
+        if stream is None:
+            left.append(None)
+            continue
         kept = [task[~np.isin(np.asarray(task) + stream.first_id, ids)] for task in stream.tasks]
         tests = stream.tests()
         some = [number for number, task in enumerate(kept) if len(task)]

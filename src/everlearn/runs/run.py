@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -94,15 +95,17 @@ class Run:
         return replace(stream, codes=np.array(codes, dtype=np.int64), first_id=first_id)
 
     def streams(self) -> list[Stream]:
-        """The streams of all sources, numbered, in the order of learning; the run has learned already."""
-        return self.number_all(build_streams(self.config, self.shape))
+        """The streams of the sources begun so far, numbered, in the order of learning; watched folders have none."""
+        begun = self.number_all(build_streams(self.config, self.shape))[: self.progress.part + 1]
+        return [stream for stream in begun if stream is not None]
 
-    def number_all(self, streams: list[Stream]) -> list[Stream]:
+    def number_all(self, streams: Sequence[Stream | None]) -> list[Stream | None]:
         """Give samples, classes and tasks of all streams the numbers they have in this run."""
-        numbered: list[Stream] = []
+        numbered: list[Stream | None] = []
+        tasks = 0
         for part, stream in enumerate(streams):
-            tasks = sum(len(earlier.tasks) for earlier in numbered)
-            numbered.append(replace(self.number(stream, part), first_task=tasks))
+            numbered.append(None if stream is None else replace(self.number(stream, part), first_task=tasks))
+            tasks += len(stream.tasks) if stream else 0
         return numbered
 
     def extend(self, more: Continuation) -> None:

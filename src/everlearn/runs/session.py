@@ -45,11 +45,15 @@ class Session:
     learner : Learner
         In the state of the run's progress.
     streams : list of Stream or None
-        Numbered as in the run, one for each of its sources; None where nothing is left to learn.
+        Numbered as in the run, one for each of its sources; None for a watched folder, or where nothing is left.
+    shape : tuple of int
+        (C, H, W) of the pictures.
     """
 
-    def __init__(self, run: Run, learner: Learner, streams: Sequence[Stream | None]) -> None:
-        self.run, self.learner, self.streams = run, learner, streams
+    def __init__(
+        self, run: Run, learner: Learner, streams: Sequence[Stream | None], shape: tuple[int, int, int]
+    ) -> None:
+        self.run, self.learner, self.streams, self.shape = run, learner, streams, shape
         self.progress = run.progress
         self.bad: list[Quarantined] = []  # put aside since the last step
         self.alarms = Alarms(self.progress.alarms) if run.config.alarms else None
@@ -57,25 +61,21 @@ class Session:
         self._names: dict[int, str] = {}
         self.committed = time.monotonic()
 
-    def work(self, show: Callable[[Moment], None] | None) -> None:
-        """Learn what is left of the stream that was begun, then the streams behind it."""
-        if not self.progress.finished:
-            self._learn(self.streams[self.progress.part], show)
-        while self.progress.part + 1 < len(self.streams):
-            self._begin(self.progress.part + 1)
-            self._learn(self.streams[self.progress.part], show)
-
-    def _begin(self, part: int) -> None:
+    def begin(self, part: int) -> None:
+        """Turn to a further source."""
         progress, stream = self.progress, self.streams[part]
         progress.part, progress.position, progress.finished = part, 0, False
         if stream is None:
+            self.run.journal.event(progress.step, "went on", {"source": self.run.config.parts[part].data.source})
             return
         progress.matrix = [row + [None] * len(stream.tasks) for row in progress.matrix]
         known = {"source": stream.source.name, "samples": len(stream), "tasks": len(stream.tasks)}
         self.run.journal.event(progress.step, "went on", known)
 
-    def _learn(self, stream: Stream | None, show: Callable[[Moment], None] | None) -> None:
+    def learn_stream(self, show: Callable[[Moment], None] | None) -> None:
+        """Learn what is left of the stream that was begun."""
         config, progress = self.run.config, self.progress
+        stream = self.streams[progress.part]
         if stream is None:
             progress.finished = True
             return

@@ -33,6 +33,10 @@ CASES = [
     ("large pictures kept", {"classes": 1000}, {"backbone": "resnet50", "size": 512}, {"memory": 682}),
     ("an upper bound", {}, {"method": "joint"}, {"memory": 50_000}),
     ("by time", {}, {"scenario": "time"}, {"tasks": None}),
+    ("a long stream", {}, {}, {"average": 0.01}),
+    ("a short stream", {"samples": 2500}, {}, {"average": 0.2}),
+    ("another mean predicts", {}, {"method": "er", "options": {"mkd": 1.0}}, {"average": None}),
+    ("nothing is trained", {}, {"method": "slda"}, {"average": None}),
 ]  # fmt: skip
 
 

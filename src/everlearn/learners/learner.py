@@ -173,7 +173,7 @@ class Learner:
 
     def as_classifier(self) -> nn.Module | None:
         """The classifier that predicts, from features to logits, as a module of its own; None where there is none."""
-        if self.teacher is not None:  # predicts by the mean of two backbones
+        if self.teacher is not None or self.averaged is not None:  # other weights than the model's predict
             return None
         return self._class_means() if self.classifier == "ncm" else self.model.head
 

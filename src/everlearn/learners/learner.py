@@ -26,6 +26,9 @@ from everlearn.learners.options import Options
 from everlearn.memory import Memory, Remembered
 from everlearn.models import Model, NearestClassMean
 
+_MEASURED = 50
+"""Batches that BatchNorm is measured on, where an average predicts."""
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -157,8 +160,10 @@ class Learner:
         return Prediction(probabilities, list(self.classes.codes))
 
     def look(self, inputs: Tensor) -> Prediction | None:
-        """`predict` for a batch that is observed next; None where a prediction costs far more than a step."""
-        return None if self.classifier == "ncm" or self.averaged is not None else self.predict(inputs)
+        """What the learning model says of a batch that is observed next; None where that costs far more than a step."""
+        if self.classifier == "ncm":
+            return None
+        return Prediction(self.model.head(self.encode(inputs)).softmax(1).detach(), list(self.classes.codes))
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]`` of the classifier that predicts, in whatever mode the model is in."""
@@ -380,7 +385,7 @@ class Learner:
             return
         order = torch.randperm(memory.size, generator=rng).to(self.device)
         newest = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
-        for slots in order.split(self.replay):
+        for slots in order.split(self.replay)[:_MEASURED]:
             recent = torch.randint(len(newest), (len(slots),), generator=rng).to(self.device)
             yield self._to_layout(memory.take(torch.cat([slots, newest[recent]])).inputs)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +17,12 @@ from everlearn.data import Source, open_source
 from everlearn.data.open import reshaped
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS
-from everlearn.runs import Config, Run, go_on_with, prepare
+from everlearn.runs import Config, Moment, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look
 from everlearn.runs.evaluate import same_source
+from everlearn.runs.log import Log, check_log, open_log
 
 SOURCES = (
     "class folder, CSV/Parquet manifest, .npz, DICOM folder (with --labels), "
@@ -60,6 +63,7 @@ def learn(
     workers: Annotated[int | None, Option(help="processes that decode pictures; chosen")] = None,
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
+    log: Annotated[str | None, Option(help="loss, accuracy and alarms for a tool that draws: tensorboard:DIR")] = None,
     json: Annotated[bool, Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Learn SOURCE in one pass with a bounded memory; what is not set is chosen from what there is to see.
@@ -74,6 +78,8 @@ def learn(
         )
     if watch is not None and not watch.is_dir():
         raise SettingError(f"--watch {watch} is no directory; expected one that holds a folder for each class")
+    if log is not None:
+        check_log(log)
     of_learner = _given(method=method, backbone=backbone, weights=_text(weights), pretrained=pretrained or None)
     of_learner |= _given(memory=memory, replay=replay, lr=lr, classifier=classifier, precision=precision)
     of_learner |= _given(options={k: _value(v) for k, v in _pairs(set_, "--set").items()} or None)
@@ -98,17 +104,26 @@ def learn(
         opened = Run.create(run, config)
         if not json:
             _say(chosen)
-    with opened:
+    with opened, open_log(log, opened.progress.step) if log else nullcontext() as logged:
         steps_before = opened.progress.step
         try:
             with show.learning(quiet=json) as moment:
-                learn_stream(opened, moment, prepared)
+                learn_stream(opened, _both(moment, logged), prepared)
         except KeyboardInterrupt:
             if not opened.config.parts[opened.progress.part].data.watch:
                 raise
             show.learned(_result(opened, begun, steps_before), opened, json)  # how watching always ends
             raise
         show.learned(_result(opened, begun, steps_before), opened, json)
+
+
+def _both(shown: Callable[[Moment], None], logged: Log | None) -> Callable[[Moment], None]:
+    def both(moment: Moment) -> None:
+        shown(moment)
+        if logged is not None:
+            logged(moment)
+
+    return both
 
 
 def _result(run: Run, begun: float, steps_before: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from everlearn.cli.demo import demo
 from everlearn.cli.discover import discover
 from everlearn.cli.evaluate import evaluate
 from everlearn.cli.explain import explain
+from everlearn.cli.export import export
 from everlearn.cli.forget import audit_log, forget, rollback
 from everlearn.cli.learn import learn
 from everlearn.cli.parity import parity
@@ -39,6 +40,7 @@ for verb in (demo, learn, evaluate, predict, explain, audit, report, pretrain, p
 app.command()(rollback)
 app.command("audit-log")(audit_log)
 app.command()(discover)
+app.command()(export)
 app.add_typer(bench)
 
 

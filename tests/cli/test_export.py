@@ -19,7 +19,8 @@ def run_path(request, tmp_path_factory):
         learner |= {"method": "er", "classifier": "ncm"}
     path = tmp_path_factory.mktemp("export") / "r"
     config = Config.of({
-        "data": {"source": "builtin:digits", "holdout": 0.9}, "learner": learner, "stream": {"tasks": 2}, "alarms": False,
+        "data": {"source": "builtin:digits", "holdout": 0.9}, "learner": learner, "stream": {"tasks": 2},
+        "alarms": False,
     })  # fmt: skip
     with Run.create(path, config) as run:
         learn(run)

@@ -14,6 +14,7 @@ from everlearn.scaling import parity_run
 from everlearn.scaling.mesh import check, complete
 from everlearn.scaling.parity import Row, compare, layouts, trace
 from everlearn.scaling.parity_run import run
+from everlearn.scaling.pipeline import blocks_of
 from everlearn.scaling.settings import Layout
 
 
@@ -85,7 +86,7 @@ SMALL = LanguageConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=16, vocab=6
         (Layout(tp=4), 4, "2 kv_heads do not divide by tp 4"),
         (Layout(cp=16), 16, "16 tokens of a sequence do not divide by cp × 2"),
         (Layout(ep=2), 2, "ep 2 for a model without experts"),
-        (Layout(pp=4), 4, "2 layers for 4 stages"),
+        (Layout(pp=5), 5, "2 layers for 5 stages"),
         (Layout(dp=2, micro_batch=3), 2, "8 sequences of a step do not divide by dp × micro_batch 6"),
     ],
 )
@@ -119,3 +120,11 @@ def test_references_come_back_from_their_files(tmp_path):
     reference = trace(config, Layout(micro_batch=8), 1)
     parity_run._save(reference, tmp_path / "dense")
     assert compare(parity_run._load(tmp_path / "dense"), reference) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("layers", "stages"), [(78, 80), (79, 80), (126, 128), (128, 16), (5, 4), (4, 8), (13, 4)])
+def test_stages_hold_every_block_once_and_in_order(layers, stages):
+    parts = [blocks_of(i, layers, stages) for i in range(stages)]
+    assert [block for part in parts for block in part] == list(range(layers))
+    if (layers + 2) % stages == 0 and stages > 4:
+        assert all(len(part) == (layers + 2) // stages for part in parts[1:-1])

@@ -112,7 +112,7 @@ def check(layout: Layout, config: LanguageConfig, seq_len: int, global_batch: in
         if not config.experts:
             raise SettingError(f"ep {layout.ep} for a model without experts; set ep to 1")
         divides(config.experts, layout.ep, "experts", "ep")
-    if layout.pp > 1 and config.layers < layout.pp * layout.vpp:
+    if layout.pp > 1 and config.layers + 2 < layout.pp * layout.vpp:  # embedding and head may stand alone
         raise SettingError(f"{config.layers} layers for {layout.pp * layout.vpp} stages; expected at least one a stage")
 
 

@@ -38,7 +38,7 @@ def stages_of(rank: int, layout: Layout) -> list[int]:
 def split(model: Language, index: int, stages: int) -> Language:
     """Keep the blocks of one stage, and embedding or head where they belong; in place."""
     layers = list(model.blocks)
-    mine = range(index * len(layers) // stages, (index + 1) * len(layers) // stages)
+    mine = blocks_of(index, len(layers), stages)
     for i, name in enumerate(layers):
         if i not in mine:
             del model.blocks[name]
@@ -47,6 +47,20 @@ def split(model: Language, index: int, stages: int) -> Language:
     if index < stages - 1:
         model.norm = model.head = None
     return model
+
+
+def blocks_of(index: int, layers: int, stages: int) -> range:
+    """The blocks of a stage. Where it makes stages even the head counts as a block, or head and embedding do.
+
+    Examples
+    --------
+    >>> [list(blocks_of(i, 6, 4)) for i in range(4)], [len(blocks_of(i, 7, 4)) for i in range(4)]
+    ([[0], [1, 2], [3, 4], [5]], [2, 2, 2, 1])
+    """
+    extra = next((extra for extra in (0, 1, 2) if (layers + extra) % stages == 0), 0)
+    first, places = extra // 2, layers + extra
+    start, end = (i * places // stages - first for i in (index, index + 1))
+    return range(max(0, start), min(layers, end))
 
 
 def make_schedule(

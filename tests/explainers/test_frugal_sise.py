@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from everlearn.errors import SettingError
-from everlearn.explainers import SISE, FrugalSISE
+from everlearn.explainers import SISE, FrugalSISE, GradCAM, LayerCAM
+from everlearn.explainers.fusions import fusions, gradient_maps, product
 
 
 class Counter(torch.nn.Module):
@@ -23,7 +24,36 @@ def test_finds_the_quadrant_that_the_model_looks_at(quadrant, spots, precision):
     assert (maps[:, 0, :8, 8:].sum((1, 2)) / maps.sum((1, 2, 3)) > 0.8).all()
 
 
-@pytest.mark.parametrize("budget", [4, 7, 12, 100])
+def test_the_fusion_that_the_model_confirms_is_taken(quadrant, spots):
+    """Of a map on the right quadrant and one on the wrong one, the model confirms the right one."""
+    right, wrong = torch.zeros(16, 16), torch.zeros(16, 16)
+    right[2:6, 10:14], wrong[10:14, 2:6] = 1.0, 1.0
+    method, target = FrugalSISE(quadrant.eval(), precision="float32"), torch.tensor([1])
+    for candidates in ([right, wrong], [wrong, right]):
+        assert method.confirmed(spots[:1], target, candidates) is right
+
+
+def test_fusions_are_maps_and_those_without_energy_are_left_out():
+    generator = torch.Generator().manual_seed(0)
+    V, a, b = (list(torch.rand(3, 8, 8, generator=generator)) for _ in range(3))
+    found = fusions(V, a, b)
+    assert len(found) == 6 and all(float(f.min()) >= 0 and float(f.max()) == 1 for f in found)
+    torch.testing.assert_close(found[0], product(V))
+    zero = torch.zeros(8, 8)
+    assert len(fusions(V, [zero] * 3, [zero] * 3)) == 1
+    assert len(fusions(V[:1], a[:1], b[:1])) == 4  # one layer has no finer ones
+
+
+def test_gradient_maps_are_those_of_the_papers(cnn):
+    model = cnn().eval()
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    ((A, g),) = LayerCAM(model, "4").maps_and_gradients(x, torch.tensor([1]), of="logit", last=True)
+    layer_cam, grad_cam = gradient_maps(A[0], g[0], (16, 16))
+    torch.testing.assert_close(grad_cam, GradCAM(model, "4").attribute(x, 1)[0, 0])
+    torch.testing.assert_close(layer_cam.clamp(min=0), LayerCAM(model, "4").attribute(x, 1)[0, 0])
+
+
+@pytest.mark.parametrize("budget", [4, 7, 12, 60, 100])
 def test_the_budget_holds(cnn, budget):
     model = Counter(cnn())
     x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -47,7 +77,7 @@ def test_asking_ends_when_the_map_has_settled(cnn):
     )
     for settled in (1.0, 0.01):
         model = Counter(wide)
-        FrugalSISE(model, merged=80, budget=400, settled=settled).attribute(x, 1)
+        FrugalSISE(model, merged=80, budget=400, settled=settled, choose=False).attribute(x, 1)
         seen.append(model.seen)
     assert seen[1] < seen[0]
     model = Counter(wide)
@@ -88,13 +118,13 @@ def test_unmerged_and_asked_by_hand(cnn):
             suffices += kept * m / m.sum()
     V = matters if matters.any() else suffices
     wanted = ((V - V.min()) / (V.max() - V.min())) ** 2
-    found = FrugalSISE(model, "2", merged=100, settled=1.0, precision="float32")
+    found = FrugalSISE(model, "2", merged=100, settled=1.0, precision="float32", choose=False)
     torch.testing.assert_close(found.attribute(x, 1)[0, 0], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_cheaper_than_sise(quadrant, spots):
     seen = []
-    for method in (SISE, partial(FrugalSISE, merged=8)):
+    for method in (SISE, partial(FrugalSISE, merged=4)):
         model = Counter(
             torch.nn.Sequential(torch.nn.Conv2d(1, 200, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(200, 200, 3, 2))
         )

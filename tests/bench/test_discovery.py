@@ -55,19 +55,21 @@ def test_random_choice_needs_what_it_should(problem):
 def test_a_table_goes_on_where_it_stopped(problem, tmp_path):
     file, said = tmp_path / "out" / "rows.jsonl", []
     first = bench.run_table(problem, ["random", "everlearn"], [0], file, splits=1, show=said.append)
-    assert [row["kind"] for row in first] == ["split", "search", "search"] and len(said) == 3
+    assert [row["kind"] for row in first] == ["split", "reasons", "search", "search"] and len(said) == 4
     with file.open("a") as out:
         out.write('{"set": "recipes", "kin')  # killed while it wrote
     said.clear()
     rows = bench.run_table(problem, ["random", "everlearn"], [0, 1], file, splits=1, show=said.append)
-    assert len(said) == 2 and rows[:3] == first
-    assert len([json.loads(line) for line in file.read_text().splitlines()]) == 5
+    assert len(said) == 2 and rows[:4] == first
+    assert len([json.loads(line) for line in file.read_text().splitlines()]) == 6
     entry = summary(rows)[0]
     assert entry["strategies"]["everlearn"]["seeds"] == 2
     assert entry["goals"]["fewer_than_each_peer"] is None  # none was there
     assert entry["strategies"]["everlearn"]["mean"] < entry["random_expected"]
     assert {each["split"] for each in entry["splits"]} == {"random", "group"}
-    assert as_markdown([entry]).count("recipes") == 4
+    checked = {each["what"]: each for each in entry["reasons"]}  # of two columns no part has two others beside it
+    assert set(checked) == {"cases"} and checked["cases"]["named"] > checked["cases"]["random"]
+    assert as_markdown([entry]).count("recipes") == 5
 
 
 def test_peers_choose_what_is_open(problem):

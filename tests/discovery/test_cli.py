@@ -62,3 +62,22 @@ def test_a_missing_library_gets_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit.Chem", None)
     with pytest.raises(SettingError, match=r"discovery needs rdkit.*pip install 'everlearn\[discover\]'"):
         needs.need("rdkit.Chem")
+
+
+def test_bad_rows_are_named_and_the_campaign_goes_on(molecules, tmp_path):
+    """Every kind of bad row at once, in the pool and in the results."""
+    bad = ["C1CC,1", "OCC,0.2", "CCCF,<1E-10", "CCCCl,4 meV", ",3"]
+    molecules.write_text("\n".join([molecules.read_text(), *bad]))
+    begun = discover(molecules, "--target", "y", "--run", tmp_path / "run", "--no-reasons", "--json")
+    assert begun.exit_code == 0, begun.output
+    found = json.loads(begun.stdout)
+    assert [each["row"] for each in found["aside"]] == [30, 31, 32, 33, 34]
+    expected = ("invalid SMILES 'C1CC'", "same candidate as row", "is a bound", "'4 meV' is in meV", "smiles is empty")
+    assert all(each in aside["reason"] for each, aside in zip(expected, found["aside"]))
+    first, second = (each["candidate"] for each in found["proposals"][:2])
+    results = tmp_path / "results.csv"
+    results.write_text(f"candidate,y\n{first},0.5\n{second},0.4 meV\nCCCCCCCCCC,1\n")
+    told = json.loads(discover(tmp_path / "run", "--results", results, "--no-reasons", "--json").stdout)
+    assert told["told"]["learned"] == 1 and len(told["proposals"]) == 8
+    assert [each["row"] for each in told["aside"] if each["file"] == "results.csv"] == [3, 4]
+    assert first not in {each["candidate"] for each in told["proposals"]}

@@ -8,13 +8,11 @@ that was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,65 +21,19 @@ import numpy as np
 
 from everlearn.bench.continual import append_rows, read_rows
 from everlearn.bench.discovery_peers import STRATEGIES, View
+from everlearn.bench.discovery_reasons import reason_checks
+from everlearn.bench.discovery_sets import SETS, PoolSet, draw, sets_in, write_table
 from everlearn.bench.discovery_splits import groups_of, split_rows
 from everlearn.discovery import CampaignConfig
 from everlearn.discovery.pool import open_pool
 from everlearn.discovery.search import Search
 from everlearn.errors import DataError, SettingError
 
+__all__ = ["MOST", "SETS", "STRATEGIES", "PoolSet", "Problem", "experiments", "run_table", "sets_in"]
+
 FIRST, BATCH, MOST = 10, 8, 400
 _LIBRARIES = ("everlearn", "torch", "numpy", "scikit-learn", "botorch", "rdkit", "pymatgen")
 _FEWEST = 40  # candidates, below which the best 1 % are not worth a table
-
-
-@dataclass(frozen=True)
-class PoolSet:
-    """A table whose values are all known.
-
-    Parameters
-    ----------
-    name : str
-    file : Path
-        CSV, also packed by gzip.
-    target : str
-    minimise : bool
-    inputs : {"smiles", "composition", "columns"} or None
-        By default what the columns' names say.
-    group : str or None
-        Column whose groups a group split keeps together, such as the study; it is no input.
-    task : str or None
-        Only rows that have this in the column ``task``.
-    ignore : tuple of str
-        Further columns that are no inputs.
-    """
-
-    name: str
-    file: Path
-    target: str
-    minimise: bool = False
-    inputs: str | None = None
-    group: str | None = None
-    task: str | None = None
-    ignore: tuple[str, ...] = ()
-
-
-_COMPOSITIONS = "composition_properties.csv.gz"
-SETS = {
-    "tadf": PoolSet("TADF emitters, lowest gap", Path("tadf_oled.csv.gz"), "dE_ST_eV", True, "smiles"),
-    "electrolytes": PoolSet(
-        "lithium electrolytes, conductivity", Path("calisol23_electrolyte_conductivity.csv.gz"), "k", False, "columns",
-        group="doi",
-    ),
-    "qm9": PoolSet("QM9, largest gap", Path("qm9_4targets.csv.gz"), "gap_hartree", False, "smiles"),
-    "gap": PoolSet(
-        "band gaps by composition", Path(_COMPOSITIONS), "y", False, "composition",
-        task="matbench_expt_gap:gap expt",
-    ),
-    "tc": PoolSet(
-        "superconductors, critical temperature", Path(_COMPOSITIONS), "y", False, "composition",
-        task="superconductivity2018:Tc",
-    ),
-}  # fmt: skip
 
 
 class Problem:
@@ -105,11 +57,11 @@ class Problem:
 
     def __init__(self, pool: PoolSet, rows: int, scratch: Path) -> None:
         self.set = pool
-        table = _draw(pool, rows)
+        table = draw(pool, rows)
         self.digest = zlib.crc32(repr(table).encode())
         folder = scratch / f"{self.digest:08x}"
         plain = folder / "pool.csv"
-        _write(table, plain)
+        write_table(table, plain)
         ignore = [name for name in (pool.group, "task", *pool.ignore) if name and name in table[0]]
         self.config = CampaignConfig.of(
             {
@@ -180,7 +132,8 @@ def run_table(
     most : int
         Experiments after which a strategy other than random choice gives up.
     splits : int
-        How many random and how many group splits the error of prediction is measured on.
+        How many random and how many group splits the error of prediction is measured on, and how many batches'
+        reasons are checked.
     show : callable, optional
         Called with a line of text before each run.
 
@@ -192,79 +145,40 @@ def run_table(
     for strategy in strategies:
         if strategy not in STRATEGIES:
             raise SettingError(f"there is no strategy {strategy!r}; expected some of {', '.join(STRATEGIES)}")
-    held = read_rows(file)
-    about = _about(problem)
-    known = {_key(row): row for row in held}
-    found = []
+    known = {_key(row): row for row in read_rows(file)}
+    found: list[dict[str, Any]] = []
+
+    def once(about: dict[str, Any], what: str, work: Callable[[], dict[str, Any]]) -> None:
+        row = _about(problem) | about
+        if _key(row) not in known:
+            show(f"{problem.set.name}: {what}, seed {about['seed']}")
+            known[_key(row)] = row | work()
+            append_rows(file, [known[_key(row)]])
+        found.append(known[_key(row)])
+
     for seed in range(splits):
-        key = about | {"kind": "split", "seed": seed}
-        if _key(key) not in known:
-            show(f"{problem.set.name}: prediction, split {seed}")
-            known[_key(key)] = key | {"splits": split_rows(problem.search, problem.y, problem.groups, seed)}
-            append_rows(file, [known[_key(key)]])
-        found.append(known[_key(key)])
+        once({"kind": "split", "seed": seed}, "prediction", partial(_splits, problem, seed))
+        once({"kind": "reasons", "seed": seed}, "reasons", partial(_reasons, problem, seed))
     for seed in seeds:
         for strategy in strategies:
-            key = about | {"kind": "search", "strategy": strategy, "seed": seed, "most": most}
-            if _key(key) not in known:
-                show(f"{problem.set.name}: {strategy}, seed {seed}")
-                begun = time.process_time()
-                count, arrived = experiments(problem, strategy, seed, most)
-                measured = {"experiments": count, "arrived": arrived, "seconds": time.process_time() - begun}
-                known[_key(key)] = key | measured | {"versions": _versions()}
-                append_rows(file, [known[_key(key)]])
-            found.append(known[_key(key)])
+            about = {"kind": "search", "strategy": strategy, "seed": seed, "most": most}
+            once(about, strategy, partial(_searched, problem, strategy, seed, most))
     return found
 
 
-def sets_in(folder: Path, names: Sequence[str]) -> list[PoolSet]:
-    """The named sets, their files in a folder.
-
-    Raises
-    ------
-    SettingError, DataError
-        If there is no such set, or no such file.
-    """
-    found = []
-    for name in names:
-        if name not in SETS:
-            raise SettingError(f"there is no set {name!r}; expected some of {', '.join(SETS)}")
-        file = folder / SETS[name].file
-        if not file.exists():
-            raise DataError(f"{file}: there is no such file; --folder names where the sets are")
-        found.append(replace(SETS[name], file=file))
-    return found
+def _splits(problem: Problem, seed: int) -> dict[str, Any]:
+    return {"splits": split_rows(problem.search, problem.y, problem.groups, seed)}
 
 
-def _draw(pool: PoolSet, rows: int) -> list[dict[str, str]]:
-    """The table's rows with a value, cells stripped, at most so many."""
-    opened = gzip.open if pool.file.suffix == ".gz" else open
-    try:
-        with opened(pool.file, "rt", encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
-            header = reader.fieldnames or []
-            missing = [name for name in (pool.target, pool.group) if name and name not in header]
-            if missing:
-                raise SettingError(f"{pool.file} has no column {missing[0]!r}; it has {', '.join(header)}")
-            table = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
-    except FileNotFoundError as error:
-        raise DataError(f"{pool.file}: there is no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {pool.file}: {error}") from error
-    table = [row for row in table if row[pool.target] and (pool.task is None or row["task"] == pool.task)]
-    if not table:
-        raise DataError(f"{pool.file} has no row with a value of {pool.target}")
-    if len(table) > rows:
-        table = [table[int(i)] for i in sorted(np.random.default_rng(0).choice(len(table), rows, replace=False))]
-    return table
+def _reasons(problem: Problem, seed: int) -> dict[str, Any]:
+    return {"checks": reason_checks(problem.search, problem.y, BATCH, seed)}
 
 
-def _write(table: list[dict[str, str]], plain: Path) -> None:
-    plain.parent.mkdir(parents=True, exist_ok=True)
-    with plain.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+def _searched(problem: Problem, strategy: str, seed: int, most: int) -> dict[str, Any]:
+    begun = time.process_time()
+    count, arrived = experiments(problem, strategy, seed, most)
+    seconds = time.process_time() - begun
+    return {"experiments": count, "arrived": arrived, "seconds": seconds, "versions": _versions()}
 
 
 def _about(problem: Problem) -> dict[str, Any]:

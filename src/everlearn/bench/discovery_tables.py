@@ -1,4 +1,4 @@
-"""Results of `bench.discovery.run_table` as two tables: experiments needed, and error of prediction."""
+"""Results of `bench.discovery.run_table` as tables: experiments needed, error of prediction, check of the reasons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     list of dict
         set, candidates, best, needed, random_expected; ``strategies``: for each the mean count, its interval's half
         width, how many seeds, how many gave up (their count is a lower bound) and seconds of one seed; ``goals``: ours
-        over random's expectation, and whether it is at most a tenth and below each peer; ``splits``: mean errors.
+        over random's expectation, and whether it is at most a tenth and below each peer; ``splits``: mean errors;
+        ``reasons``: what taking out the named ones changes, and as much at random.
     """
     found = []
     for name in dict.fromkeys(row["set"] for row in rows):
@@ -46,12 +47,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for strategy in dict.fromkeys(row["strategy"] for row in searches)
         }
         entry = about | {"strategies": strategies, "goals": _goals(strategies, about["random_expected"])}
-        found.append(entry | {"splits": _splits([row for row in of_set if row["kind"] == "split"])})
+        checks = [check for row in of_set if row["kind"] == "reasons" for check in row["checks"]]
+        splits = [row for row in of_set if row["kind"] == "split"]
+        found.append(entry | {"splits": _splits(splits), "reasons": _reasons(checks)})
     return found
 
 
 def as_markdown(found: Sequence[dict[str, Any]]) -> str:
-    """Both tables as Markdown."""
+    """All three as Markdown."""
     lines = [
         "Experiments until half of the best 1 % are found (mean and 95 % interval; ≥: some seeds gave up)",
         "",
@@ -82,7 +85,40 @@ def as_markdown(found: Sequence[dict[str, Any]]) -> str:
                 f"| {e['mae_of_the_mean']:.4g} | {e['spearman']:.2f} | {e['within_80']:.0%} "
                 f"| {e['width_80']:.2f} | {e['splits']} |"
             )
+    lines += [
+        "",
+        "Reasons: change of the expected value (normal scores) without what is named, and without as much at random",
+        "",
+        "| set | taken out | named | at random | named changes more | supported | proposals |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in found:
+        for e in entry["reasons"]:
+            lines.append(
+                f"| {entry['set']} | {e['what']} | {e['named']:.3f} ± {e['interval'] or 0:.3f} | {e['random']:.3f} "
+                f"| {e['more']:.0%} | {e['supported']:.0%} | {e['proposals']} |"
+            )
     return "\n".join(lines)
+
+
+def _reasons(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for what in ("parts", "cases"):
+        each = [check for check in checks if check["what"] == what]
+        if each:
+            named, half = mean_interval([check["named"] for check in each])
+            found.append(
+                {
+                    "what": what,
+                    "named": named,
+                    "interval": half,
+                    "random": statistics.mean(check["random"] for check in each),
+                    "more": statistics.mean(check["named"] > check["random"] for check in each),
+                    "supported": statistics.mean(check["verdict"] == "supported" for check in each),
+                    "proposals": len(each),
+                }
+            )
+    return found
 
 
 def _strategy(rows: list[dict[str, Any]]) -> dict[str, Any]:

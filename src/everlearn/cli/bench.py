@@ -10,7 +10,7 @@ import typer
 
 from everlearn.bench import discovery as pools
 from everlearn.bench import explain as explainers
-from everlearn.bench import frozen, mislabelled
+from everlearn.bench import frozen, mislabelled, peers
 from everlearn.bench import valuation as values
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
 from everlearn.bench.discovery_tables import as_markdown as discovery_markdown
@@ -32,7 +32,7 @@ _Results = Annotated[Path, typer.Option(help="JSON lines: kept as they come, and
 @bench.command()
 def continual(
     data: _Data,
-    table: Annotated[int, typer.Option(help="1: learners in ASER's setting; 2: on a frozen backbone")] = 1,
+    table: Annotated[int, typer.Option(help="1: learners in ASER's setting; 2: on a frozen backbone; 3: peers")] = 1,
     methods: Annotated[str | None, typer.Option(help=f"of {', '.join(entries())}; by default the table's")] = None,
     memory: Annotated[str | None, typer.Option(help="sizes; by default 200,500,1000, for 100 classes 1000")] = None,
     seeds: Annotated[int, typer.Option(help="how many, from 0 on")] = 1,
@@ -50,8 +50,12 @@ def continual(
         what, rows = frozen.table(data, backbone, weights, size, methods, memory, seeds, tasks, most, results, said)
         finish(what, as_markdown(summary(rows)), {"seeds": list(range(seeds)), "rows": summary(rows)}, json)
         return
+    if table == 3:
+        what, found_ = peers.table(data, methods, memory, seeds, tasks, most, results, said)
+        finish(what, peers.as_markdown(found_), {"seeds": list(range(seeds)), "rows": found_}, json)
+        return
     if table != 1:
-        raise SettingError(f"there is no table {table}; expected 1 or 2")
+        raise SettingError(f"there is no table {table}; expected 1, 2 or 3")
     source = into_memory(open_source(data, size=None))
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
@@ -109,6 +113,7 @@ def discovery(
     first_seed: Annotated[int, typer.Option(help="from this on")] = 0,
     rows: Annotated[int, typer.Option(help="of each set at most, drawn with seed 0")] = 5000,
     most: Annotated[int, typer.Option(help="experiments after which one gives up")] = pools.MOST,
+    splits: Annotated[int, typer.Option(help="random and group splits that errors are measured on, of each")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="1000 rows, 2 seeds, 1 split, giving up at 150")] = False,
     results: _Results = Path("benchmarks/results/discovery.jsonl"),
     scratch: Annotated[Path, typer.Option(help="for tables drawn and features computed")] = Path("runs/bench"),
@@ -117,11 +122,16 @@ def discovery(
     """Experiments until half of the best 1 % are found, peers in the same run; errors of prediction beside it."""
     if (data is None) == (folder is None):
         raise SettingError("give either --folder DIRECTORY of the sets, or --data POOL.csv --target COLUMN")
-    for option, value, least in (("--seeds", seeds, 1), ("--rows", rows, 1), ("--most", most, pools.FIRST)):
+    for option, value, least in (
+        ("--splits", splits, 0),
+        ("--seeds", seeds, 1),
+        ("--rows", rows, 1),
+        ("--most", most, pools.FIRST),
+    ):
         if value < least:
             raise SettingError(f"{option} is {value}; expected {least} or more")
     if quick:
-        seeds, rows, most = min(seeds, 2), min(rows, 1000), min(most, 150)
+        seeds, rows, most, splits = min(seeds, 2), min(rows, 1000), min(most, 150), 1
     chosen = pools.sets_in(folder, sets.split(",")) if folder is not None else []
     if data is not None:
         if not target:
@@ -131,7 +141,7 @@ def discovery(
     for each in chosen:
         problem = pools.Problem(each, rows, scratch)
         found += pools.run_table(problem, strategies.split(","), range(first_seed, first_seed + seeds), results, most,
-                                 1 if quick else 5, said)  # fmt: skip
+                                 splits, said)  # fmt: skip
     table = discovery_summary(found)
     finish("Discovery", discovery_markdown(table), {"rows": rows, "most": most, "sets": table}, json)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
+from rich.padding import Padding
 
 from everlearn.cli import show
 from everlearn.discovery import Campaign, CampaignConfig, Proposal, Told, report_campaign, write_proposals
@@ -39,6 +40,9 @@ def discover(
     run: Annotated[Path | None, Verb(help="directory of the new campaign")] = None,
     results: Annotated[Path | None, Verb(help="what the laboratory found (CSV): learned before proposing")] = None,
     batch: Annotated[int | None, Verb(help="candidates of a batch")] = None,
+    enumerate: Annotated[
+        int | None, Verb(help="add as many neighbours of the best molecules or compositions to the pool, at most")
+    ] = None,
     reasons: Annotated[bool, Verb(help="say why, measure the reasons and write the report")] = True,
     seed: Annotated[int, Verb(help="of everything drawn")] = 0,
     json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
@@ -70,6 +74,10 @@ def discover(
         campaign = Campaign.create(run, source, config)
     with campaign:
         told = None if results is None else campaign.tell_file(results)
+        if enumerate is not None:
+            with show.console.status("listing neighbours of the best"):
+                added = campaign.enumerate(enumerate)
+            show.console.print(f"added {len(added)} candidates that the table does not list", soft_wrap=True)
         with show.console.status("learning what is measured"):
             proposals = campaign.ask(batch)
         why: list[Reason] = []
@@ -91,28 +99,28 @@ def _print(
     say = show.console.print
     aside = campaign.pool.aside if told is None else told.aside
     for each in aside[:_SHOWN]:
-        say(f"[yellow]kept aside[/] {each}", soft_wrap=True)
+        say(f"[yellow]kept aside[/] {escape(str(each))}", soft_wrap=True)
     if len(aside) > _SHOWN:
         say(f"[yellow]kept aside[/] {len(aside) - _SHOWN} more; the report lists all")
     if told is not None:
         again = "; this file was told already, nothing changed" if told.again else ""
         say(f"learned {told.learned} results, {told.repeats} of them repeats{again}")
     for note in campaign.search.notes():
-        say(f"[yellow]{note}[/]", soft_wrap=True)
+        say(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     if not proposals:
         say("nothing left to propose: every candidate is tried or outside the limits")
     names = [each.name for each in campaign.config.targets]
-    rows = Table(title=f"next {len(proposals)} of {len(campaign.pool.candidates)} candidates", title_justify="left")
-    for heading in ("candidate", *(f"{name} (80 % interval)" for name in names), "beats the best", "reasons"):
-        rows.add_column(heading, overflow="fold")
+    if proposals:
+        say(f"[bold]next {len(proposals)} of {len(campaign.pool.candidates)} candidates[/] (80 % intervals)")
     for i, proposal in enumerate(proposals):
         shown = [
-            f"{o.value:.4g} ({o.low:.4g} … {o.high:.4g})" if (o := proposal.outlook.get(name)) else "" for name in names
+            f"{name} {o.value:.4g} ({o.low:.4g} … {o.high:.4g})" for name in names if (o := proposal.outlook.get(name))
         ]
-        chance = "" if proposal.chance is None else f"{proposal.chance:.0%}"
-        rows.add_row(proposal.candidate, *shown, chance, why[i].words if why else proposal.why)
-    if proposals:
-        say(rows)
+        shown += [] if proposal.chance is None else [f"beats the best: {proposal.chance:.0%}"]
+        say(f"[bold]{i + 1}.[/] {escape(proposal.candidate)}", soft_wrap=True)
+        say(Padding(escape(", ".join(shown) or "unlike those measured"), (0, 0, 0, 3)))
+        if why:
+            say(Padding(escape(why[i].words), (0, 0, 0, 3)), style="dim")
     say(f"batch: {table.absolute()}", soft_wrap=True)
     if page:
         say(f"report: {page.absolute()}", soft_wrap=True)

@@ -19,6 +19,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from everlearn.discovery.config import CampaignConfig
+from everlearn.discovery.neighbours import neighbours_of
 from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_table, values_of
 from everlearn.discovery.reasons import Reason, explain
 from everlearn.discovery.search import Proposal, Search
@@ -59,6 +60,8 @@ class Campaign:
         self._lock = lock
         self.pool: Pool = open_pool(path / "pool.csv", config)
         self.journal = Journal(path / "journal.sqlite")
+        for event in self.journal.events("enumerated"):
+            self.pool.extend(json.loads(event["detail"])["texts"])
         self._search: Search | None = None
 
     @classmethod
@@ -105,6 +108,28 @@ class Campaign:
             raise SettingError(f"n is {n}; expected 1 or more proposals")
         return self.search.propose(n)
 
+    def enumerate(self, n: int = 200) -> list[str]:
+        """Add up to n neighbours of the best measured candidates to the pool, to be proposed like all others.
+
+        Raises
+        ------
+        SettingError
+            If nothing is measured to begin from, or the candidates are neither molecules nor compositions.
+        """
+        added = neighbours_of(self.search, n)
+        if added:
+            self.journal.event(len(self.search.tried), "enumerated", {"texts": added})
+            self.journal.commit()
+            self.pool.extend(added)
+            self._search = None
+        return added
+
+    @property
+    def enumerated(self) -> set[str]:
+        """Names of the candidates that no table lists."""
+        events = self.journal.events("enumerated")
+        return {text for event in events for text in json.loads(event["detail"])["texts"]}
+
     def explain(self, proposals: Sequence[Proposal], target: int = 0) -> list[Reason]:
         """Why each is proposed, for one of the targets: parts, measured candidates for and against, and the check."""
         return explain(self.search, proposals, target)
@@ -136,12 +161,11 @@ class Campaign:
         file = Path(file)
         header, rows = read_table(file)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        named = [name for name in (self.pool.identity, "candidate", self.pool.column) if name in header]
+        names = [name for name in ("candidate", self.pool.identity, self.pool.column) if name]
+        named = [name for name in names if name in header]
         targets = [target.name for target in self.config.targets if target.name in header]
         if not named or not targets:
-            wanted = " or ".join(
-                dict.fromkeys(name for name in ("candidate", self.pool.identity, self.pool.column) if name)
-            )
+            wanted = " or ".join(dict.fromkeys(names))
             raise DataError(
                 f"{file} has the columns {', '.join(header)}; expected {wanted} and at least one of the targets "
                 f"{', '.join(target.name for target in self.config.targets)}"

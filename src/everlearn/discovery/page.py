@@ -75,6 +75,7 @@ def _view(campaign: Campaign, proposal: Proposal, reason: Reason) -> dict[str, A
     return {
         "name": proposal.candidate,
         "text": proposal.text,
+        "new": proposal.candidate in campaign.enumerated,
         "picture": molecules.draw(proposal.text, reason.weights) if smiles else "",
         "expected": [
             {"target": name, "value": o.value, "low": o.low, "high": o.high} for name, o in proposal.outlook.items()

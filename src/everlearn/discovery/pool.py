@@ -80,6 +80,17 @@ class Pool:
     columns: list[Column] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)
 
+    def extend(self, texts: Sequence[str]) -> list[Candidate]:
+        """Add candidates that no table lists, by SMILES or formula; what is there already is passed over."""
+        added = []
+        for text in texts:
+            key = _key(self.inputs, text)
+            if key not in self.same and text not in self.same:
+                added.append(Candidate(text, text, {self.column or "": text}))
+                self.same |= {text: text, key: text}
+        self.candidates += added
+        return added
+
     def find(self, cells: dict[str, str]) -> str | None:
         """Name of the candidate that a row of results speaks of, None where there is none."""
         for column in (self.identity, "candidate", self.column):

@@ -314,8 +314,8 @@ def _part(z: Array) -> Rows:
 
 
 def _level(z: Array) -> float:
-    """What to improve on: many good candidates are wanted, not the single best, so the border of the best tenth."""
-    return float(np.quantile(z, 0.9))
+    """What to improve on: many good candidates are wanted, not the single best, so the border of the best twentieth."""
+    return float(np.quantile(z, 0.95))
 
 
 def _keeps(values: Array, limit: Limit) -> NDArray[np.bool_]:

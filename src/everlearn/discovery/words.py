@@ -29,6 +29,17 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def short(name: str, most: int = 32) -> str:
+    """A name that leaves a sentence readable: a long SMILES keeps its beginning.
+
+    Examples
+    --------
+    >>> short("CCO"), short("C" * 50)
+    ('CCO', 'CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC…')
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _expectation(search: Search, proposal: Proposal, reason: Reason, k: int) -> str:
     target = search.config.targets[k]
     unit = search.pool.units.get(target.name, "")
@@ -39,7 +50,7 @@ def _expectation(search: Search, proposal: Proposal, reason: Reason, k: int) -> 
         return f"{head}; it has no parts to take out."
     best = reason.effects[0]
     said = reason.parts_check.verdict if reason.parts_check else "not supported"
-    without = f"{best.part.name}: without it {number(best.value)}"
+    without = f"{short(best.part.name)}: without it {number(best.value)}"
     if best.effect <= 0:
         return f"{head}; no single part makes it better."
     if said == "supported":
@@ -51,7 +62,7 @@ def _expectation(search: Search, proposal: Proposal, reason: Reason, k: int) -> 
 
 def _cases(reason: Reason) -> str:
     def listed(cases: list[Case]) -> str:
-        return ", ".join(f"{case.name} ({number(case.value)})" for case in cases) or "none"
+        return ", ".join(f"{short(case.name)} ({number(case.value)})" for case in cases) or "none"
 
     return f"Measured candidates for it: {listed(reason.cases_for)}; against it: {listed(reason.cases_against)}."
 

@@ -79,6 +79,10 @@ def test_timm(name, size, sides):
         ("googlenet", 64, [32, 16, 8, 4, 2]),
         ("regnet_y_400mf", 64, [32, 16, 8, 4, 2]),
         ("squeezenet1_1", 64, [31, 15, 7, 3]),
+        ("mobilenet_v3_small", 64, [32, 16, 8, 4, 2]),
+        ("convnext_tiny", 64, [16, 8, 4, 2]),
+        ("swin_t", 64, [16, 8, 4, 2]),
+        ("vit_b_16", 224, [14]),
     ],
 )
 def test_torchvision(name, size, sides):

@@ -174,10 +174,12 @@ def run_one(
     seed: int,
     show: Callable[[str], None] = lambda text: None,
     build: Callable[..., Learner] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """Learn the stream once; results by the method's own classifier and, where the line asks for it, by class means.
 
     ``build`` makes the learner from source, setting, line, memory and seed; by default on the setting's backbone.
+    ``clock`` tells the seconds of learning.
     """
     title = f"{line.name}, memory {memory}, seed {seed}"
     stream = class_incremental(source, setting.tasks, seed=seed)
@@ -189,9 +191,9 @@ def run_one(
 
         def timed(work: Callable[[], object]) -> None:
             nonlocal seconds
-            count.on, begun = True, time.perf_counter()
+            count.on, begun = True, clock()
             work()
-            seconds, count.on = seconds + time.perf_counter() - begun, False
+            seconds, count.on = seconds + clock() - begun, False
 
         def close() -> None:
             """A task is over: measure all tasks so far."""

@@ -52,6 +52,7 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(tiny, tmp_path, changes):
     assert pretrain(settings, tmp_path / "cut") == loss
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert loss < 5.5
+    assert pretrain(settings, tmp_path / "cut") == loss  # ended already: validated once more, nothing learned
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(tiny, tmp_path):

@@ -99,7 +99,8 @@ class Training:
         """
         train = self.settings.train
         begun, tokens = time.perf_counter(), 0
-        last = self.state.loss
+        ended = self.state.step >= train.steps
+        last = self.evaluate(self.valid) if self.valid and ended else self.state.loss
         while self.state.step < train.steps:
             loss, norm = self.step()
             if self._runs_away(loss, norm):

@@ -111,6 +111,9 @@ def network_of(learner: Learner) -> Exported:
 class _Nearest(nn.Module):
     """`NearestClassMean` by a matrix product: −‖f/‖f‖ − μ‖² = 2 f·μ/‖f‖ − 1 − ‖μ‖², for any number of pictures."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, means: Tensor, seen: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", 2 * means.T)

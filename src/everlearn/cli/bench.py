@@ -10,7 +10,7 @@ import typer
 
 from everlearn.bench import discovery as pools
 from everlearn.bench import explain as explainers
-from everlearn.bench import frozen, mislabelled, peers, peers
+from everlearn.bench import frozen, mislabelled, peers
 from everlearn.bench import valuation as values
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
 from everlearn.bench.discovery_tables import as_markdown as discovery_markdown

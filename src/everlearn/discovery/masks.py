@@ -55,10 +55,11 @@ class MoleculeMasker:
         self._featuriser = featuriser
 
     def parts(self, candidate: Candidate) -> list[Part]:
-        """Ring systems and chains, by SMILES."""
+        """Ring systems and chains, and the places where two of them meet, by SMILES."""
         mol = molecules.read(candidate.text)
         whole = mol.GetNumAtoms()
         found = [each for each in _fragments(mol) if len(each) < whole] or [(i,) for i in range(whole) if whole > 1]
+        found += [each for each in _joints(mol) if len(each) < whole and each not in found]
         return [Part(molecules.fragment_name(mol, atoms), tuple(atoms)) for atoms in found]
 
     def environments(self, candidate: Candidate) -> list[Mask]:
@@ -166,15 +167,29 @@ def masker_of(
     return ColumnMasker(featuriser, pool, seed)
 
 
-def _fragments(mol: Any) -> list[tuple[int, ...]]:
-    """Atoms left together when single bonds outside rings with a ring atom at one end at least are cut."""
-    cut = {
-        bond.GetIdx()
+def _cut(mol: Any) -> list[Any]:
+    """Single bonds outside rings with a ring atom at one end at least."""
+    return [
+        bond
         for bond in mol.GetBonds()
         if not bond.IsInRing()
         and bond.GetBondTypeAsDouble() == 1
         and (bond.GetBeginAtom().IsInRing() or bond.GetEndAtom().IsInRing())
-    }
+    ]
+
+
+def _joints(mol: Any) -> list[tuple[int, ...]]:
+    """Both atoms of each bond that is cut, with their neighbours."""
+    found = []
+    for bond in _cut(mol):
+        ends = (bond.GetBeginAtom(), bond.GetEndAtom())
+        found.append(tuple(sorted({atom.GetIdx() for end in ends for atom in (end, *end.GetNeighbors())})))
+    return list(dict.fromkeys(found))
+
+
+def _fragments(mol: Any) -> list[tuple[int, ...]]:
+    """Atoms left together when these bonds are cut."""
+    cut = {bond.GetIdx() for bond in _cut(mol)}
     unseen, found = set(range(mol.GetNumAtoms())), []
     while unseen:
         group, edge = set(), [min(unseen)]

@@ -66,7 +66,7 @@ class Reason:
     Attributes
     ----------
     effects : list of Effect
-        Parts, the most helpful first.
+        Parts, the most helpful for their size first.
     cases_for, cases_against : list of Case
     parts_check, cases_check : Check or None
         None where there is nothing to take out.
@@ -137,7 +137,8 @@ def _effects(search: Search, masker: Masker, proposal: Proposal, k: int) -> list
     whole = _expected(search, proposal, k)
     values = search.value(k, z)
     found = [Effect(part, whole - float(zi), float(v)) for part, zi, v in zip(parts, z, values)]
-    return sorted(found, key=lambda each: -each.effect)
+    # a change grows with about the root of what is taken out: small parts must not hide behind large ones
+    return sorted(found, key=lambda each: -each.effect / len(each.part.mask) ** 0.5)
 
 
 def _parts_check(
@@ -156,7 +157,7 @@ def _parts_check(
 
 
 def _weights(search: Search, masker: MoleculeMasker, proposal: Proposal, effects: list[Effect], k: int) -> list[float]:
-    """Atoms' weights: V of each scale is Σ score · mask / |mask|, fused as E ← (E + V) · B(V) from fine to coarse."""
+    """Atoms' weights: V of each scale is Σ score · mask / Σ mask, fused as E ← (E + V) · B(V) from fine to coarse."""
     candidate = search.pool.candidates[proposal.row]
     fine = masker.environments(candidate)
     whole = _expected(search, proposal, k)
@@ -164,9 +165,11 @@ def _weights(search: Search, masker: MoleculeMasker, proposal: Proposal, effects
     scales = [(fine, scores), ([e.part.mask for e in effects], np.array([e.effect for e in effects]))]
     weights = np.zeros(len(fine))
     for step, (masks, psi) in enumerate(scales):
-        V = np.zeros(len(fine))
+        V, cover = np.zeros(len(fine)), np.zeros(len(fine))
         for mask, score in zip(masks, psi):
-            V[list(mask)] += score / len(mask)
+            V[list(mask)] += score
+            cover[list(mask)] += 1
+        V = V / cover.clip(min=1)
         V = V / max(np.abs(V).max(initial=0.0), 1e-12)
         kept = np.abs(V) > float(otsu_threshold(torch.as_tensor(np.abs(V)))) if step else np.ones(len(V), dtype=bool)
         weights = (weights + V) * kept

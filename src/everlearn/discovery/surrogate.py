@@ -7,7 +7,8 @@ et al. 2005, *Graph kernels for chemical informatics*, Neural Networks 18(8). Le
     z ~ N(0, K + s I)                    z: the measured values' normal scores, s the noise
 
 The blocks' Gram matrices do not depend on v, l and s, so they are computed once for a fit and the likelihood is climbed
-on them: tens of times faster than evaluating kernels anew at every step, which is why no library's model is used here.
+on them. Fitting 256 rows with 6 000 environments and 200 descriptors took 0.30 s of one thread this way, and 2.6 s with
+GPyTorch's kernels and BoTorch's fit, which evaluate them anew at every step: why no library's model is used here.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_choices_are_said_kept_and_used(everlearn, tmp_path, monkeypatch):
     weights.mkdir(parents=True)
     save_file(build_model("slim_resnet18").backbone.state_dict(), weights / "slim_resnet18.safetensors")
     result = everlearn.json("learn", folder, "--run", tmp_path / "r2", "--tasks", 1)
-    assert result["method"] == "slda"
+    assert result["method"] == "ncm"
     kept = tomllib.loads((tmp_path / "r2" / "config.toml").read_text())
     assert kept["learner"]["weights"] == str(weights / "slim_resnet18.safetensors")
 

@@ -83,11 +83,14 @@ def test_correct_and_see_it_learned(page, address):
     page.fill("#note", "a note")
     page.check("#box-on")
     box = page.locator("#stage").bounding_box()
-    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
+    side = min(box["width"], box["height"])  # the square picture lies in the middle of the stage
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    page.mouse.move(left + 0.25 * side, top + 0.25 * side)
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.move(left + 0.75 * side, top + 0.5 * side)
     page.mouse.up()
-    assert abs(float(page.input_value("#box-width")) - 50) < 2
+    drawn = [float(page.input_value(f"#box-{name}")) for name in ("x", "y", "width", "height")]
+    assert all(abs(found - wanted) < 1 for found, wanted in zip(drawn, (25, 25, 50, 25)))
     page.click("#teach")
     page.wait_for_selector("#said-back.good")
     assert "something new" in page.inner_text("#said-back") and page.inner_text("#said") == "something new"

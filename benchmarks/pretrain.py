@@ -253,8 +253,10 @@ def main() -> None:
     print(f"{args.text}: {size}, {args.steps} steps of {BATCH * LENGTH} tokens")
     print(f"{'':22}{'valid loss':>11}{'tokens/s':>10}")
     print(f"{'everlearn pretrain':22}{loss:11.4f}{speed['tokens_per_second']:10.0f}")
-    print(f"{'bare loop':22}{bare_loss:11.4f}{speed['bare_tokens_per_second']:10.0f}   everlearn / bare "
-          f"{speed['ratio']:.3f} by the wall, {speed['ratio_cpu']:.3f} by CPU time, median of {found['turns']} turns")
+    print(
+        f"{'bare loop':22}{bare_loss:11.4f}{speed['bare_tokens_per_second']:10.0f}   everlearn / bare "
+        f"{speed['ratio']:.3f} by the wall, {speed['ratio_cpu']:.3f} by CPU time, median of {found['turns']} turns"
+    )
     if args.trainer_steps:
         try:
             import accelerate
@@ -268,8 +270,10 @@ def main() -> None:
             peer = turns.result()
             found |= {"trainer": peer, "trainer_train_loss": peer_loss,
                       "transformers": transformers.__version__, "accelerate": accelerate.__version__}  # fmt: skip
-            print(f"{'HF Trainer':22}{'':11}{peer['tokens_per_second']:10.0f}   HF Trainer / bare {peer['ratio']:.3f} "
-                  f"by the wall, {peer['ratio_cpu']:.3f} by CPU time; transformers {transformers.__version__}")
+            print(
+                f"{'HF Trainer':22}{'':11}{peer['tokens_per_second']:10.0f}   HF Trainer / bare {peer['ratio']:.3f} "
+                f"by the wall, {peer['ratio_cpu']:.3f} by CPU time; transformers {transformers.__version__}"
+            )
     model, tokenizer, _ = finished(folder / "run")
     found["generated"] = tokenizer.decode(generate(model, tokenizer.encode(PROMPTS[args.text]), 60))
     print(f"generated: {found['generated']!r}")

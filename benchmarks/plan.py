@@ -193,7 +193,7 @@ def plot(validations: list[Validation], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="directory for plan.json and plan.png")
-    parser.add_argument("--data", type=Path, default=HERE / "../shared/data/scaling", help="folder of CSV files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of CSV files")
     parser.add_argument(
         "--crossvalidate", action="store_true", help="fit on halves and on all sources but one: minutes"
     )

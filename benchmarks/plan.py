@@ -32,7 +32,6 @@ from everlearn.scaling.plan.published import Case, read_cases
 from everlearn.scaling.plan.validate import Validation, predicted, validate
 
 SEED = 0
-HERE = Path(__file__).parents[1]
 METRICS = ("seconds", "tokens_per_s", "tflops", "mfu", "hfu", "memory_gib", "days")
 # The constants of the A100 and of Megatron 2021 that were fitted, and where a fit begins: rough values of any device.
 START = {

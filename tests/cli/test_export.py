@@ -11,12 +11,14 @@ from everlearn.data import load, open_source
 from everlearn.runs import Config, Run, learn
 
 
-@pytest.fixture(scope="module", params=["er", "ncm of memory", "slda"])
+@pytest.fixture(scope="module", params=["er", "er averaged", "ncm of memory", "slda"])
 def run_path(request, tmp_path_factory):
     """A finished run in float32, of four classes of digits."""
     learner = {"method": request.param.split(" ")[0], "memory": 20, "precision": "float32"}
     if request.param == "ncm of memory":
         learner |= {"method": "er", "classifier": "ncm"}
+    if request.param == "er averaged":
+        learner |= {"options": {"average": 0.2}}
     path = tmp_path_factory.mktemp("export") / "r"
     config = Config.of({
         "data": {"source": "builtin:digits", "holdout": 0.9}, "learner": learner, "stream": {"tasks": 2},

@@ -123,7 +123,7 @@ def test_kills_while_it_goes_on_leave_no_trace(run_of_two, folders, tmp_path):
     while True:
         begun = "[[more]]" in (path / "config.toml").read_text()
         process = start(*(["learn", "--resume", path] if begun else words), "--json")
-        process.join(rng.uniform(0.3, 1.5) if kills < 5 else 120)
+        process.join(rng.uniform(0.05, 0.4) if kills < 5 else 120)
         if process.exitcode is not None:
             break
         process.kill()

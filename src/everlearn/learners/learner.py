@@ -5,6 +5,7 @@ A method is a subclass with its own `observe`, read top to bottom in its paper's
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -178,9 +179,17 @@ class Learner:
 
     def as_classifier(self) -> nn.Module | None:
         """The classifier that predicts, from features to logits, as a module of its own; None where there is none."""
-        if self.teacher is not None or self.averaged is not None:  # other weights than the model's predict
-            return None
-        return self._class_means() if self.classifier == "ncm" else self.model.head
+        return self._class_means() if self.classifier == "ncm" else self.predicting_model().head
+
+    def predicting_model(self) -> Model:
+        """The model; where other weights than its own predict, a copy that holds them."""
+        with self.evaluating(), self._autocast():
+            weights = self._predicting_weights()
+        if weights is None:
+            return self.model
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(weights)
+        return model
 
     def features(self, inputs: Tensor, chunk: int = 256) -> Tensor:
         """Features ``[n, d]`` of the weights that predict, in evaluation mode, without gradient, float32."""

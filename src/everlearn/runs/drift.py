@@ -48,7 +48,7 @@ class Adwin:
     40
     >>> rise = next(filter(None, (window.add([0.7, 0.9] * 5) for _ in range(40))))
     >>> round(rise.before, 2), round(rise.now, 2)
-    (0.15, 0.8)
+    (0.15, 0.43)
     """
 
     def __init__(self, delta: float = 0.002, state: Sequence[Sequence[Sequence[float]]] | None = None) -> None:

@@ -105,7 +105,7 @@ def network_of(learner: Learner) -> Exported:
         )
     if isinstance(classifier, NearestClassMean):
         classifier = _Nearest(classifier.means, classifier.seen)
-    return Exported(learner.model, classifier).cpu().float().eval()
+    return Exported(learner.predicting_model(), classifier).cpu().float().eval()
 
 
 class _Nearest(nn.Module):

@@ -49,8 +49,9 @@ def wrong_labels(features: Tensor, labels: Tensor, k: int = 20) -> WrongLabels:
     Examples
     --------
     >>> import torch
-    >>> features = torch.eye(2).repeat(6, 1) + 0.1 * torch.rand(12, 2)
-    >>> labels = torch.tensor([0, 1]).repeat(6)
+    >>> noise = torch.rand(24, 2, generator=torch.Generator().manual_seed(0))
+    >>> features = torch.eye(2).repeat(12, 1) + 0.1 * noise
+    >>> labels = torch.tensor([0, 1]).repeat(12)
     >>> labels[4] = 1
     >>> found = wrong_labels(features, labels, k=5)
     >>> found.flagged.nonzero().flatten().tolist(), int(found.judged.suggested[4])
@@ -70,6 +71,7 @@ def directions(features: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> directions(torch.tensor([[0.0, 0.0], [4.0, 0.0]])).tolist()
     [[-1.0, 0.0], [1.0, 0.0]]
     """

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from everlearn.errors import DataError, EverlearnError, RunError, SettingError
 from everlearn.server.api import api
 from everlearn.server.desk import Desk
-from everlearn.server.pages import error_page, pages
+from everlearn.server.pages import pages
+from everlearn.server.rendering import error_page, sign_in_pages
 from everlearn.server.security import Bounds, Refused
 from everlearn.server.settings import Settings
 
@@ -61,6 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.desk = desk
     app.include_router(api)
     app.include_router(pages)
+    return guarded(app, settings)
+
+
+def guarded(app: FastAPI, settings: Settings) -> FastAPI:
+    """Add what every server of ours has: sign-in, static files, bounds, and one line for whatever is wrong."""
+    app.include_router(sign_in_pages)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(Bounds, settings=settings)
 

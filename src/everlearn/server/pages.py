@@ -1,34 +1,25 @@
-"""The pages: worklist, case, memory, dashboard, sign-in; rendered here, in English or Korean."""
+"""The pages: worklist, case, memory, dashboard."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from typing import Annotated, Any
 
-import jinja2
 import torch
-from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 
 from everlearn.server import charts
 from everlearn.server.api import CaseId, TheDesk, Who, heat_map, version_lines
 from everlearn.server.cases import as_url, to_png
 from everlearn.server.desk import Desk
 from everlearn.server.memory_view import remembered
-from everlearn.server.security import COOKIE, SESSION_SECONDS, Actor
-from everlearn.server.texts import LANGUAGES, translator
+from everlearn.server.rendering import language_of, render
+from everlearn.server.security import Actor
 from everlearn.server.words import words_in
 
 pages = APIRouter(include_in_schema=False)
-_PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("everlearn.server"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _PER_PAGE = 60
 
 
@@ -95,7 +86,7 @@ def why(
 ) -> Response:
     """Words, verdict and remembered cases: a part of the case's page."""
     served, e = desk.service.explain(id, desk.cases.picture(id), target or None)
-    language = _language(request)
+    language = language_of(request)
     held = served.learner.memory
     slots = {id_: slot for slot, id_ in enumerate(held.ids[: held.size].tolist())}
     return _page(
@@ -156,71 +147,8 @@ def dashboard(request: Request, desk: TheDesk, who: Who) -> Response:
     )
 
 
-@pages.get("/login")
-def login(request: Request, desk: TheDesk) -> Response:
-    """Sign in with a token."""
-    return _page(request, desk, None, "login.html", wrong=False)
-
-
-@pages.post("/login")
-def sign_in(request: Request, desk: TheDesk, token: Annotated[str, Form(max_length=200)]) -> Response:
-    """Begin a session."""
-    desk.gate.same_site(request)
-    if desk.gate.tokens.actor(token.strip()) is None:
-        time.sleep(0.5)  # guessing shall not be quick
-        return _page(request, desk, None, "login.html", status=401, wrong=True)
-    answer = RedirectResponse("/", status_code=303)
-    _set_cookie(request, answer, desk.gate.begin(token.strip()))
-    return answer
-
-
-@pages.post("/logout")
-def sign_out(request: Request, desk: TheDesk) -> Response:
-    """End the session."""
-    desk.gate.same_site(request)
-    answer = RedirectResponse("/login", status_code=303)
-    answer.delete_cookie(COOKIE)
-    return answer
-
-
-@pages.get("/favicon.ico")
-def icon() -> Response:
-    """None."""
-    return Response(status_code=204)
-
-
-def error_page(request: Request, status: int, line: str) -> Response:
-    """One line that says what is wrong."""
-    return _page(request, request.app.state.desk, None, "message.html", status=status, line=line)
-
-
-def _page(request: Request, desk: Desk, who: Actor | None, name: str, status: int = 200, **shown: Any) -> Response:
-    language, theme = _language(request), request.cookies.get("theme", "")
-    session, cookie = None, None
-    if who is not None:
-        found = desk.gate.session(request)
-        if found is None and desk.settings.local:
-            cookie, found = desk.gate.begin_local()
-        session = found.session if found else None
-    page = _PAGES.get_template(name).render(
-        t=translator(language),
-        lang=language,
-        languages=LANGUAGES,
-        theme=theme if theme in ("light", "dark") else "",
-        run=desk.name,
-        who=who,
-        csrf=desk.gate.csrf(session) if session else "",
-        version=desk.service.current.number,
-        path=request.url.path,
-        local=desk.settings.local,
-        state=_state,
-        when=lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
-        **shown,
-    )
-    answer = HTMLResponse(page, status_code=status)
-    if cookie is not None:
-        _set_cookie(request, answer, cookie)
-    return answer
+def _page(request: Request, desk: Desk, who: Actor, name: str, **shown: Any) -> Response:
+    return render(request, who, name, version=desk.service.current.number, state=_state, **shown)
 
 
 def _state(row: sqlite3.Row) -> str:
@@ -228,19 +156,6 @@ def _state(row: sqlite3.Row) -> str:
     if row["status"] == "learn":
         return "waiting" if row["step"] is None else "is_learned"
     return str(row["status"])
-
-
-def _set_cookie(request: Request, answer: Response, value: str) -> None:
-    answer.set_cookie(
-        COOKIE, value, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
-
-
-def _language(request: Request) -> str:
-    chosen = request.cookies.get("lang", "")
-    if chosen in LANGUAGES:
-        return chosen
-    return "ko" if request.headers.get("accept-language", "").lower().startswith("ko") else "en"
 
 
 def _by_task(matrix: list[list[float | None]]) -> list[tuple[int, float, str]]:

@@ -138,7 +138,7 @@ _TEXTS = {
     "predict_time": ("Prediction time, half and 95 % of them within", "예측 시간 (중앙값, 95 %)"),
     "predictions": ("Predictions", "예측 횟수"),
     "latest_reviews": ("Latest verdicts", "최근 판정"),
-    "back": ("Back to the worklist", "판독 목록으로"),
+    "back": ("Back to the first page", "첫 화면으로"),
     "error": ("That did not work", "처리하지 못했습니다"),
     "x": ("x %", "x %"),
     "y": ("y %", "y %"),

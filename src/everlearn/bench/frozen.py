@@ -21,7 +21,7 @@ from everlearn.bench.continual import Entry, Setting, append_rows, key, read_row
 from everlearn.data import Source, load, open_source
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
-from everlearn.learners.learner import default_device, fast_bfloat16
+from everlearn.learners.device import default_device, fast_bfloat16
 from everlearn.models import Model, build_model
 from everlearn.models.packed import PackedModel, pack
 

@@ -23,7 +23,7 @@ from everlearn.explainers.explainer import Explainer
 from everlearn.explainers.fusions import fusions, gradient_maps, product
 from everlearn.explainers.sise import masks
 from everlearn.explainers.token_sampling import kmeans
-from everlearn.learners.learner import fast_bfloat16
+from everlearn.learners.device import fast_bfloat16
 from everlearn.metrics.localisation import top_pixels
 
 _SIDE = 14  # shapes are compared at this resolution

@@ -8,12 +8,17 @@ too: those that the learning model carries along do not fit the average.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from everlearn.memory import Memory
 from everlearn.models import Model
+
+_MEASURED = 50
+"""Batches that BatchNorm is measured on."""
 
 
 class AveragedModel:
@@ -114,3 +119,15 @@ class AveragedModel:
         for layer, momentum in zip(layers, kept):
             layer.momentum = momentum
             layer.eval()
+
+
+def remembered_batches(memory: Memory, replay: int, seed: int) -> Iterator[Tensor]:
+    """Pictures as steps see them: ``replay`` drawn out of all of memory, as many out of the newest tenth of it."""
+    rng = torch.Generator().manual_seed(seed)
+    if memory.size < 2:
+        return
+    order = torch.randperm(memory.size, generator=rng).to(memory.device)
+    newest = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
+    for slots in order.split(replay)[:_MEASURED]:
+        recent = torch.randint(len(newest), (len(slots),), generator=rng).to(memory.device)
+        yield memory.take(torch.cat([slots, newest[recent]])).inputs

@@ -6,10 +6,8 @@ A method is a subclass with its own `observe`, read top to bottom in its paper's
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,43 +17,17 @@ from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
-from everlearn.learners.averaged import AveragedModel
+from everlearn.learners.averaged import AveragedModel, remembered_batches
 from everlearn.learners.classes import Classes
+from everlearn.learners.device import default_device, drawing_from, fast_bfloat16
 from everlearn.learners.momentum import MomentumTeacher
-from everlearn.learners.optimizer_state import flatten, pad, unflatten
+from everlearn.learners.optimizer_state import pad
 from everlearn.learners.options import Options
+from everlearn.learners.results import Prediction, StepReport
+from everlearn.learners.review import review
+from everlearn.learners.state import restore, state_of
 from everlearn.memory import Memory, Remembered
 from everlearn.models import Model, NearestClassMean
-
-_MEASURED = 50
-"""Batches that BatchNorm is measured on, where an average predicts."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did: the learner's step number, the loss (a tensor, read when wanted) and the samples taken in."""
-
-    step: int
-    loss: Tensor
-    samples: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Probabilities ``[n, C]`` over the classes seen so far, in order of discovery, and the classes' label codes."""
-
-    probabilities: Tensor
-    codes: list[int]
-
-    @property
-    def labels(self) -> Tensor:
-        """``[n]`` label codes of the most probable classes."""
-        return torch.tensor(self.codes, device=self.probabilities.device)[self.probabilities.argmax(1)]
-
-    @property
-    def confidence(self) -> Tensor:
-        """``[n]`` probabilities of the most probable classes."""
-        return self.probabilities.amax(1)
 
 
 class Learner:
@@ -202,43 +174,20 @@ class Learner:
     def end_task(self) -> None:
         """Called where a task or the stream ends, before evaluation: the review over memory, where it is wanted."""
         if self.options.review and self.memory.size:
-            self._review(self.options.review)
+            review(self, self.options.review)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides what happens next, as tensors by name; `load_state_dict` restores it to the bit."""
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state |= {f"memory.{name}": tensor for name, tensor in self.memory.state_dict().items()}
-        state |= {f"optimizer.{name}": tensor for name, tensor in flatten(self.optimizer).items()}
-        state["learner.codes"] = torch.tensor(self.classes.codes, dtype=torch.int64)
-        state["learner.generator"] = self.generator.get_state()
-        state["learner.counts"] = torch.tensor([self.step, self.samples_seen])
-        if self.task is not None:
-            state["learner.task"] = torch.tensor([self.task, self.old])
-        for part, follower in (("teacher", self.teacher), ("averaged", self.averaged)):
-            if follower is not None:
-                state |= {f"{part}.{name}": tensor for name, tensor in follower.state_dict().items()}
-        return state | {f"rule.{name}": tensor for name, tensor in self.rule_state().items()}
+        return state_of(self)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave, into a learner built with the same settings."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        self.classes = Classes(parts["learner"]["codes"].tolist())
-        self.model.head.grow(len(self.classes.codes), torch.Generator())
-        self.model.load_state_dict(parts["model"])
-        self.memory.load_state_dict(parts["memory"])
-        unflatten(self.optimizer, parts.get("optimizer", {}))
-        self.generator.set_state(parts["learner"]["generator"])
-        self.step, self.samples_seen = parts["learner"]["counts"].tolist()
-        self.task, self.old = parts["learner"]["task"].tolist() if "task" in parts["learner"] else (None, 0)
-        for name, follower in (("teacher", self.teacher), ("averaged", self.averaged)):
-            if follower is not None:
-                follower.grow(self.model)
-                follower.load_state_dict(parts[name])
-        self._forget_derived()
-        self.load_rule_state(parts.get("rule", {}))
+        restore(self, state)
+
+    def followers(self) -> dict[str, MomentumTeacher | AveragedModel]:
+        """What follows the model's weights, by the name of its part of the state."""
+        named = {"teacher": self.teacher, "averaged": self.averaged}
+        return {name: follower for name, follower in named.items() if follower is not None}
 
     def rule_state(self) -> dict[str, Tensor]:
         """State of the method itself, where it has any."""
@@ -263,7 +212,7 @@ class Learner:
         if len(self.classes.codes) > self.model.head.n_classes:
             self.model.head.grow(len(self.classes.codes), self.generator)
             pad(self.optimizer, [self.model.head.weight, self.model.head.bias])
-            for follower in self._followers():
+            for follower in self.followers().values():
                 follower.grow(self.model)
         return batch.inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
@@ -297,7 +246,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        for follower in self._followers():
+        for follower in self.followers().values():
             follower.follow(self.model)
         return loss.detach()
 
@@ -320,7 +269,7 @@ class Learner:
         """Count the batch and report."""
         self.step += 1
         self.samples_seen += len(batch)
-        self._forget_derived()
+        self.forget_derived()
         return StepReport(self.step, loss, len(batch))
 
     @contextmanager
@@ -337,9 +286,9 @@ class Learner:
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Dropout and its kin draw from a seed of this learner and step; the global random state stays as it was."""
-        with torch.random.fork_rng(devices=_accelerators(self.device), device_type=_kind(self.device)):
-            torch.manual_seed(((self.seed << 32) + self.step) ^ (self._forwards * 0x9E3779B97F4A7C15 % 2**63))
-            self._forwards += 1
+        seed = ((self.seed << 32) + self.step) ^ (self._forwards * 0x9E3779B97F4A7C15 % 2**63)
+        self._forwards += 1
+        with drawing_from(seed, self.device):
             yield
 
     def _autocast(self) -> torch.autocast:
@@ -348,25 +297,10 @@ class Learner:
     def _to_layout(self, inputs: Tensor) -> Tensor:
         return self.model.normalise(inputs).contiguous(memory_format=torch.channels_last)
 
-    def _review(self, share: float) -> None:
-        """One pass over memory at a share of the learning rate."""
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        for group in self.optimizer.param_groups:
-            group["lr"] *= share
-        order = torch.randperm(self.memory.size, generator=self.generator).to(self.device)
-        for slots in order.split(2 * self.replay):
-            m = self.recall(slots)
-            self.train_step(m.inputs, m.targets)
-        for group, rate in zip(self.optimizer.param_groups, rates):
-            group["lr"] = rate
-        self._forget_derived()
-
-    def _followers(self) -> list[MomentumTeacher | AveragedModel]:
-        return [follower for follower in (self.teacher, self.averaged) if follower is not None]
-
-    def _forget_derived(self) -> None:
+    def forget_derived(self) -> None:
+        """Weights, memory or classes have changed: what was computed from them is computed anew when wanted."""
         self._means, self._forwards = None, 0
-        for follower in self._followers():
+        for follower in self.followers().values():
             follower.changed()
 
     def _in_chunks(self, network: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int) -> Tensor:
@@ -377,7 +311,8 @@ class Learner:
     def _predicting_weights(self) -> dict[str, Tensor] | None:
         """Of the whole model by name, where it is not the learning model that predicts."""
         if self.averaged is not None:
-            return self.averaged.weights(self.model, self._remembered_batches())
+            batches = remembered_batches(self.memory, self.replay, self.seed)
+            return self.averaged.weights(self.model, map(self._to_layout, batches))
         return None if self.teacher is None else self.teacher.means(self.model)
 
     def _predicting_features(self, inputs: Tensor) -> Tensor:
@@ -386,17 +321,6 @@ class Learner:
             return self.model.features(x)
         own = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
         return functional_call(self.model.backbone, own, (x,)).flatten(1)
-
-    def _remembered_batches(self) -> Iterator[Tensor]:
-        """As steps see them: one half drawn out of all of memory, the other out of the newest tenth of it."""
-        memory, rng = self.memory, torch.Generator().manual_seed(self.seed)
-        if memory.size < 2:
-            return
-        order = torch.randperm(memory.size, generator=rng).to(self.device)
-        newest = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
-        for slots in order.split(self.replay)[:_MEASURED]:
-            recent = torch.randint(len(newest), (len(slots),), generator=rng).to(self.device)
-            yield self._to_layout(memory.take(torch.cat([slots, newest[recent]])).inputs)
 
     def _class_means(self) -> NearestClassMean:
         if self._means is None:
@@ -407,28 +331,3 @@ class Learner:
                 features = self.features(memory.take(held).inputs)
                 self._means.fit(features, memory.targets[: memory.size], len(self.classes.codes))
         return self._means
-
-
-def default_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies in bfloat16 by itself."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-def _accelerators(device: torch.device) -> list[Any]:
-    return [] if device.type == "cpu" else [device.index or 0]
-
-
-def _kind(device: torch.device) -> str:
-    return "cuda" if device.type == "cpu" else device.type
-
-
-def as_network(learner: Learner) -> nn.Module:
-    """The learner's model as explainers take it: normalised floats in, logits over the classes seen out."""
-    return learner.model

@@ -108,7 +108,7 @@ class Refit(Learner):
             for group, rate in zip(self.optimizer.param_groups, rates):
                 group["lr"] = rate
             self.model.train(was_training)
-        self._forget_derived()
+        self.forget_derived()
 
     def _train(self, generator: torch.Generator, rates: list[float]) -> None:
         size, augment = self.memory.size, self.options.augmentation

@@ -108,8 +108,9 @@ class StreamingHead(Learner):
         with self._autocast():
             return self.model.features(self._to_layout(inputs))
 
-    def _forget_derived(self) -> None:
-        super()._forget_derived()
+    def forget_derived(self) -> None:
+        """As for every learner; weights are solved for anew."""
+        super().forget_derived()
         self._solved = None
 
     def rule_state(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from everlearn.data import Source
 from everlearn.data.named import cache_folder
-from everlearn.learners.learner import default_device
+from everlearn.learners.device import default_device
 from everlearn.models import OURS
 from everlearn.runs.build import default_lr
 

@@ -1,0 +1,28 @@
+"""The review trick: a pass over memory where a task ends.
+
+Castro et al. 2018, *End-to-End Incremental Learning* (ECCV 2018, arXiv 1807.09536); online: Mai et al. 2021 (arXiv
+2101.10423).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from everlearn.learners.learner import Learner
+
+
+def review(learner: Learner, share: float) -> None:
+    """One pass over memory at a share of the learning rate; not counted as steps."""
+    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    for group in learner.optimizer.param_groups:
+        group["lr"] *= share
+    order = torch.randperm(learner.memory.size, generator=learner.generator).to(learner.device)
+    for slots in order.split(2 * learner.replay):
+        m = learner.recall(slots)
+        learner.train_step(m.inputs, m.targets)
+    for group, rate in zip(learner.optimizer.param_groups, rates):
+        group["lr"] = rate
+    learner.forget_derived()

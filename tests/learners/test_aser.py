@@ -56,7 +56,7 @@ def batch(seed, n=4, classes=3, start=0):
 def filled(**settings):
     """A learner whose memory of 12 has just filled."""
     learner = ASER(
-        Model(Pixels()), memory=12, replay=3, k=K, candidates=5, per_class=2, precision="float32", **settings
+        Model(Pixels()), memory=12, replay=3, k=K, candidates=12, per_class=2, precision="float32", **settings
     )
     for i in range(3):
         learner.observe(batch(i, start=4 * i))
@@ -134,7 +134,7 @@ def test_update_keeps_the_most_valuable(seed, scoring):
     before = learner.memory.ids[untouched].tolist()
     learner._update(x, y, coming.ids, f_B)
     kept = set(learner.memory.ids[C].tolist())
-    assert len(kept) == len(C) == 5
+    assert len(kept) == len(C) == 6
     values = dict(zip(ids.tolist(), s.tolist()))
     least = min(values[i] for i in kept)
     assert all(values[i] <= least + 1e-6 for i in set(values) - kept)
@@ -150,6 +150,31 @@ def test_cached_features_are_those_of_the_slots():
         drawn, features = learner._cached, learner.features(learner.memory.inputs)
         torch.testing.assert_close(drawn.f_C, features[drawn.C])
         assert drawn.y_C.tolist() == learner.memory.targets[drawn.C].tolist()
+
+
+@pytest.mark.parametrize("settings", [{}, {"shapley_update": False}])
+def test_the_last_s_joins_c_as_long_as_it_is_what_it_was(settings):
+    learner = ASER(
+        Model(Pixels()), memory=60, replay=3, candidates=24, per_class=3, refresh=3, precision="float32", **settings
+    )
+    joined = 0
+    for i in range(45):
+        before = learner._cached
+        learner.observe(batch(i, start=4 * i))
+        drawn = learner._cached
+        if drawn is None or drawn is before:
+            continue
+        real = drawn.y_C >= 0
+        slots = drawn.C[real].tolist()
+        assert len(set(slots)) == len(slots)
+        assert not set(slots) & set(drawn.S[drawn.w_S > 0].tolist())
+        if not settings:  # a reservoir replaces any slot at any time
+            features = learner.features(learner.memory.inputs)
+            torch.testing.assert_close(drawn.f_C[real], features[drawn.C[real]])
+        assert len(drawn.C) <= 24
+        if before is not None:
+            joined += len(set(slots) & set(before.S.tolist()))
+    assert joined > 20
 
 
 def test_no_candidate_twice_before_a_refresh():

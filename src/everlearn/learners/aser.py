@@ -22,6 +22,10 @@ from everlearn.models import Model
 from everlearn.valuation import knn_shapley
 
 
+NOBODY = -1
+"""The class of a candidate that is none."""
+
+
 class ASER(Learner):
     r"""Replay what defends the remembered classes and disturbs the incoming ones; keep what has the highest value.
 
@@ -42,15 +46,16 @@ class ASER(Learner):
     candidates : int
         Memory samples in C.
     per_class : int
-        Samples of each class in S; with many classes fewer, so that S stays below twice the candidates.
+        Samples of each class in S; with many classes fewer, so that S has at most half as many as C.
     value : {"asvm", "asv", "neg"}
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
         Switch either half off: retrieval is then uniform, the update a reservoir.
     scoring : {"cached", "exact"}
         "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
-        as the paper has it. "cached" draws and encodes them once for ``refresh`` steps, in which no candidate is
-        retrieved twice; only the incoming batch is encoded at every step. No step waits for an accelerator.
+        as the paper has it. "cached" draws them once for ``refresh`` steps, in which no candidate is retrieved twice;
+        the last S joins the next C with the features it has, so that each remembered sample is encoded once for both,
+        and only the incoming batch is encoded at every step. No step waits for an accelerator.
     refresh : int
         Steps for which C and S are kept; fewer where C would run out.
     mix : float
@@ -155,7 +160,9 @@ class ASER(Learner):
         S_ = torch.cat([drawn.f_S, f_B]), torch.cat([drawn.y_S, y])  # S': weight 0 is out of it
         s = knn_shapley(*S_, torch.cat([drawn.f_C, f_B]), torch.cat([drawn.y_C, y]), self.k)
         n, b = len(drawn.C), len(y)
-        order = (torch.cat([drawn.w_S, rare.float()]) @ s).argsort(descending=True, stable=True)
+        value = torch.cat([drawn.w_S, rare.float()]) @ s
+        value[:n].masked_fill_(drawn.y_C == NOBODY, torch.inf)  # its slot is not a candidate's to give away
+        order = value.argsort(descending=True, stable=True)
         kept = torch.zeros(n + b, dtype=torch.bool, device=self.device).scatter(0, order[:n], True)
         enters = kept[n:].argsort(descending=True, stable=True)  # incoming samples, those that enter first
         leaves = kept[:n].to(torch.uint8).argsort(stable=True)[:b]  # candidates, those that leave first
@@ -169,32 +176,44 @@ class ASER(Learner):
 
     def _drawn(self, balanced: bool = False) -> _Drawn:
         """C and S with their features: those at hand, or drawn anew."""
+        if self.scoring == "exact":
+            return self._draw(balanced)
         held = self._cached
-        if self.scoring == "cached" and held is not None and self.step - held.born < held.lifetime:
-            return held
+        if held is None or self.step - held.born >= held.lifetime:
+            held = self._cached = self._draw(balanced=False, before=held)
+        return held
+
+    def _draw(self, balanced: bool, before: _Drawn | None = None) -> _Drawn:
+        """Draw C and S and encode them, but for the last S, which joins C with the features it has."""
         memory, classes = self.memory, self.memory.n_classes
-        n = max(1, min(self.per_class, 2 * self.candidates // classes, memory.size // (2 * classes)))
-        slots, valid = memory.draw_balanced(2 * n if balanced and self.scoring == "exact" else n, self.generator)
+        n = max(1, min(self.per_class, self.candidates // (2 * classes), memory.size // (2 * classes)))
+        slots, valid = memory.draw_balanced(2 * n if balanced else n, self.generator)
         S, w_S = slots[:, :n].flatten(), valid[:, :n].flatten().float()
-        if slots.shape[1] > n:
+        is_C: Tensor | None = None
+        if before is not None and len(S) + len(before.S) >= memory.size:
+            before = None
+        if balanced:
             C, is_C = slots[:, n:].flatten(), valid[:, n:].flatten()
         else:
-            C, is_C = self._others(S), None
+            known = S[:0] if before is None else before.S
+            C = self._others(torch.cat([S, known]), len(known))
         f = self.encode(memory.take(torch.cat([C, S])).inputs, 64 if self.device.type == "cpu" else 1024)
-        f_C, y_C = f[: len(C)].clone(), memory.targets[C]
+        f_C, f_S = f[: len(C)].clone(), f[len(C) :]
+        if before is not None:
+            again = (before.w_S > 0) & ~torch.isin(before.S, S) & (memory.steps[before.S] < before.born)
+            is_C = torch.cat([torch.ones_like(C, dtype=torch.bool), again])
+            C, f_C = torch.cat([C, before.S]), torch.cat([f_C, before.f_S])
+        y_C = memory.targets[C]
         if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
-            f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, -1)
-        taken = torch.zeros_like(y_C, dtype=torch.bool) if is_C is None else ~is_C
+            f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, NOBODY)
         lifetime = max(1, min(self.refresh, len(C) // (2 * self.replay)))
-        drawn = _Drawn(C, S, f_C, f[len(C) :], y_C, memory.targets[S], w_S, taken, self.step, lifetime)
-        self._cached = drawn if self.scoring == "cached" else None
-        return drawn
+        return _Drawn(C, S, f_C, f_S, y_C, memory.targets[S], w_S, y_C == NOBODY, self.step, lifetime)
 
-    def _others(self, S: Tensor) -> Tensor:
-        """A uniform draw of candidates out of memory without S, where memory has more than S."""
+    def _others(self, these: Tensor, fewer: int) -> Tensor:
+        """A uniform draw of candidates out of memory without ``these``, ``fewer`` than all, where memory has them."""
         u = torch.rand(self.memory.size, generator=self.generator).to(self.device, non_blocking=True)
-        u[S] = 2
-        return u.topk(max(1, min(self.candidates, len(u) - len(S))), largest=False, sorted=False).indices
+        u[these] = 2
+        return u.topk(max(1, min(self.candidates - fewer, len(u) - len(these))), largest=False, sorted=False).indices
 
     def rule_state(self) -> dict[str, Tensor]:
         """What has been drawn and encoded, for the steps it still serves."""

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from everlearn.bench import continual as bench
+from everlearn.bench.forwards import counting_forwards
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.data import open_source
 from everlearn.errors import DataError, RunError, SettingError
@@ -48,6 +50,17 @@ def test_a_table_goes_on_where_it_stopped(few, tmp_path):
     assert len(bench.run_table(few, other, LINES[1:], [20], [0], file, said.append)) == 1 and said  # another setting
 
 
+def test_one_run_is_read_off_with_averaged_weights_too(few):
+    averaging = bench.Setting(tasks=2, quick=True, average=0.1)
+    plain = {row["name"]: row for row in bench.run_one(few, SETTING, LINES[0], 20, 0)}
+    rows = {row["name"]: row for row in bench.run_one(few, averaging, LINES[0], 20, 0)}
+    assert list(rows) == ["ER", "ER + NCM", "ER, averaged", "ER + NCM, averaged"]
+    for name, row in plain.items():
+        assert row["accuracy_matrix"] == rows[name]["accuracy_matrix"]  # what is learned is the same
+    assert len({json.dumps(row["accuracy_matrix"]) for row in rows.values()}) > 2
+    assert list(bench.Entry("A-GEM", "agem").readings(averaging)) == ["A-GEM"]  # which allows no average
+
+
 def test_a_row_has_what_the_table_needs(few):
     row = bench.run_one(few, SETTING, LINES[1], 20, 0)[0]
     matrix = row["accuracy_matrix"]
@@ -59,7 +72,7 @@ def test_a_row_has_what_the_table_needs(few):
 def counted(method, batches=4, **settings):
     model = build_model("slim_resnet18", channels=1, size=8)
     learner = method(model, memory=50, precision="float32", **settings)
-    with bench.counting_forwards(learner) as count:
+    with counting_forwards(learner) as count:
         for i in range(batches):
             rng = torch.Generator().manual_seed(i)
             inputs = torch.randint(256, (10, 1, 8, 8), generator=rng, dtype=torch.uint8)
@@ -111,9 +124,9 @@ def test_errors_are_one_line(few, tmp_path):
     broken = tmp_path / "rows.jsonl"
     broken.write_text("no json\n{}\n")
     with pytest.raises(RunError, match="line 1: no JSON; repair or remove the line"):
-        bench.read_rows(broken)
+        read_rows(broken)
     with pytest.raises(RunError, match="cannot write results to"):
-        bench.append_rows(tmp_path, [{}])
+        append_rows(tmp_path, [{}])
 
     def unreadable(i):
         raise DataError("3.png is no picture")

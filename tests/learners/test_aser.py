@@ -74,7 +74,7 @@ def drawn_next(learner, balanced):
     drawn = learner._drawn(balanced)
     learner.generator.set_state(state)
     learner._cached = None
-    C, S = drawn.C[~drawn.taken], drawn.S[drawn.w_S > 0]
+    C, S = drawn.C[drawn.y_C >= 0], drawn.S[drawn.w_S > 0]
     assert not set(C.tolist()) & set(S.tolist())
     assert len(set(C.tolist())) == len(C) and len(set(S.tolist())) == len(S)
     return C, S

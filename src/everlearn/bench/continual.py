@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from everlearn.bench.forwards import counting_forwards
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, Stream, class_incremental
 from everlearn.data.reading import read_in_order
 from everlearn.data.scenarios import select
-from everlearn.errors import DataError, RunError, SettingError
+from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
 from everlearn.metrics.continual import anytime_accuracy, average_accuracy, forgetting
 from everlearn.models import build_model
@@ -42,12 +43,30 @@ class Entry:
         Settings of the method.
     ncm : str or None
         The name under which the same runs are read off once more, by nearest class mean.
+
+    Examples
+    --------
+    >>> list(Entry("ER", "er", ncm="ER + NCM").readings(Setting(average=0.01)))
+    ['ER', 'ER + NCM', 'ER, averaged', 'ER + NCM, averaged']
     """
 
     name: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     ncm: str | None = None
+
+    def averages(self, setting: Setting) -> bool:
+        """Whether an average of the weights is kept beside what learns."""
+        method = METHODS.get(self.method)
+        return setting.average > 0 and method is not None and "average" in method.takes
+
+    def readings(self, setting: Setting) -> dict[str, tuple[str, bool]]:
+        """By what names one run is read off: with which classifier, and whether averaged weights predict."""
+        own = str(self.options.get("classifier", "linear"))
+        found = {self.name: (own, False)} | ({self.ncm: ("ncm", False)} if self.ncm else {})
+        if self.averages(setting):
+            found |= {f"{name}, averaged": (classifier, True) for name, (classifier, _) in found.items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,9 @@ class Setting:
         As `build_model` names it.
     quick : bool
         Whether the samples were thinned out for a first look.
+    average : float
+        If above 0, each run is read off once more with weights averaged over about 1/average steps, where the method
+        allows it; what is learned is the same.
     """
 
     tasks: int = 5
@@ -74,6 +96,7 @@ class Setting:
     lr: float = 0.1
     backbone: str = "slim_resnet18"
     quick: bool = False
+    average: float = 0.0
 
 
 def entries(candidates: int = 180) -> dict[str, Entry]:
@@ -155,8 +178,7 @@ def run_table(
     known = {key(row): row for row in read_rows(file)}
     found = []
     for done, (seed, memory, line) in enumerate(wanted):
-        names = [line.name] + ([line.ncm] if line.ncm else [])
-        keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in names]
+        keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in line.readings(setting)]
         if not all(k in known for k in keys):
             show(f"{done + 1} of {len(wanted)}")
             rows = run_one(source, setting, line, memory, seed, show)
@@ -176,7 +198,7 @@ def run_one(
     build: Callable[..., Learner] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
-    """Learn the stream once; results by the method's own classifier and, where the line asks for it, by class means.
+    """Learn the stream once; results by the method's own classifier, and by what else the line and setting ask for.
 
     ``build`` makes the learner from source, setting, line, memory and seed; by default on the setting's backbone.
     ``clock`` tells the seconds of learning.
@@ -184,7 +206,7 @@ def run_one(
     title = f"{line.name}, memory {memory}, seed {seed}"
     stream = class_incremental(source, setting.tasks, seed=seed)
     learner = (build or _learner)(source, setting, line, memory, seed)
-    readings = {line.name: learner.classifier} | ({line.ncm: "ncm"} if line.ncm else {})
+    readings = line.readings(setting)
     matrices: dict[str, list[list[float | None]]] = {name: [] for name in readings}
     seconds, task = 0.0, 0
     with counting_forwards(learner) as count:
@@ -198,9 +220,9 @@ def run_one(
         def close() -> None:
             """A task is over: measure all tasks so far."""
             timed(learner.end_task)
-            for name, classifier in readings.items():
-                matrices[name].append(_accuracies(learner, stream, task, classifier))
-            learner.classifier = readings[line.name]
+            for name, reading in readings.items():
+                with _reading(learner, *reading):
+                    matrices[name].append(_accuracies(learner, stream, task))
             mean = average_accuracy(matrices[line.name])
             show(f"{title}: task {task + 1} of {setting.tasks}, {mean:.1%}, {seconds:.0f} s")
 
@@ -232,71 +254,30 @@ def run_one(
     ]
 
 
-@dataclass
-class Forwards:
-    """Pictures through the backbone while ``on``; a pass with gradients counts as three: its backward as two."""
-
-    forwards: float = 0.0
-    on: bool = False
-
-
-@contextmanager
-def counting_forwards(learner: Learner) -> Iterator[Forwards]:
-    """Count what a learner computes in forward-equivalents; its teacher and later copies of its model count too."""
-    count = Forwards()
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if count.on:
-            count.forwards += _pictures(args[0]) * (3 if torch.is_grad_enabled() else 1)
-
-    modules = [learner.model.backbone] + ([learner.teacher.model.backbone] if learner.teacher else [])
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield count
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Results in a file of JSON lines; a last line that was cut off by an interruption is passed over."""
-    if not file.exists():
-        return []
-    rows = []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    for number, text in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(text))
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(f"{file}, line {number}: no JSON; repair or remove the line") from error
-    return rows
-
-
-def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Append results, behind a whole line."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        if text and not text.endswith("\n"):  # cut off by an interruption
-            file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-        with file.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    except OSError as error:
-        raise RunError(f"cannot write results to {file}: {error.strerror}") from error
-
-
 def _learner(source: Source, setting: Setting, line: Entry, memory: int, seed: int) -> Learner:
     if line.method not in METHODS:
         raise SettingError(f"no method is called {line.method!r}; there are {', '.join(METHODS)}")
     model = build_model(setting.backbone, channels=source.shape[0], size=source.shape[1], seed=seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr)
     options = {"replay": setting.replay, **line.options}
+    if line.averages(setting):
+        options["average"] = setting.average
     return METHODS[line.method](model, optimizer, memory=memory, seed=seed, **options)
 
 
-def _accuracies(learner: Learner, stream: Stream, task: int, classifier: str) -> list[float | None]:
-    learner.classifier = classifier
+@contextmanager
+def _reading(learner: Learner, classifier: str, averaged: bool) -> Iterator[None]:
+    """Let this classifier predict, with averaged weights or those that learn."""
+    own, average = learner.classifier, learner.averaged
+    learner.classifier, learner.averaged = classifier, average if averaged else None
+    learner.forget_derived()
+    try:
+        yield
+    finally:
+        learner.classifier, learner.averaged = own, average
+
+
+def _accuracies(learner: Learner, stream: Stream, task: int) -> list[float | None]:
     tests = stream.tests()
     return [accuracy(learner, stream, indices) if j <= task else None for j, indices in enumerate(tests)]
 
@@ -309,13 +290,7 @@ def settings_of(source: Source, setting: Setting, line: Entry, name: str, memory
 
 def key(row: dict[str, Any]) -> str:
     """What tells a result from all others."""
-    names = ("name", "method", "options", "memory", "seed", "source", "classes", *asdict(Setting()))
-    return json.dumps({name: row.get(name) for name in names}, sort_keys=True)
-
-
-def _pictures(x: Tensor) -> int:
-    """How many pictures a tensor holds, also where a function transform hides its batch dimension."""
-    shape = x.shape[-3:]
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x.numel() // max(1, shape.numel())
+    names = ("name", "method", "options", "memory", "seed", "source", "classes")
+    known = {name: row.get(name) for name in names}
+    known |= {name: row.get(name, default) for name, default in asdict(Setting()).items()}
+    return json.dumps(known, sort_keys=True)

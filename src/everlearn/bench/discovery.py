@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.bench.continual import append_rows, read_rows
 from everlearn.bench.discovery_peers import STRATEGIES, View
 from everlearn.bench.discovery_reasons import reason_checks
 from everlearn.bench.discovery_sets import SETS, PoolSet, draw, sets_in, write_table
 from everlearn.bench.discovery_splits import groups_of, split_rows
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.discovery import CampaignConfig
 from everlearn.discovery.pool import open_pool
 from everlearn.discovery.search import Search

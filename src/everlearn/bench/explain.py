@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from everlearn.bench.continual import append_rows, read_rows
 from everlearn.bench.explain_lines import Line, version_of
 from everlearn.bench.explain_pictures import Picture
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.errors import ModelError, SettingError
 from everlearn.metrics.drop import drop_increase_gain
 from everlearn.metrics.faithfulness import deletion_auc, insertion_auc

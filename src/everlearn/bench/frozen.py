@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from everlearn.bench.continual import Entry, Setting, append_rows, key, read_rows, run_one, settings_of, thinned
+from everlearn.bench.continual import Entry, Setting, key, run_one, settings_of, thinned
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, load, open_source
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
@@ -107,8 +108,7 @@ def run_frozen(
     encoded: tuple[Source, float] | None = None
     found = []
     for seed, line in wanted:
-        names = [line.name] + ([line.ncm] if line.ncm else [])
-        keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in names]
+        keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in line.readings(setting)]
         if not all(k in known for k in keys):
             if encoded is None:
                 model = build_model(

@@ -81,7 +81,7 @@ def summary(rows: Sequence[dict[str, Any]], dataset: str | None = None) -> list[
                 "forgetting": round(100 * statistics.mean(row["forgetting"] for row in group), 2),
                 "seconds": round(statistics.median(row["seconds"] for row in group), 1),
                 "forwards_per_sample": round(statistics.mean(row["forwards_per_sample"] for row in group), 1),
-                "published": published.get(name, {}).get(memory),
+                "published": published.get(name.removesuffix(", averaged"), {}).get(memory),
             }
         )
     return found

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlearn.bench.continual import append_rows, read_rows
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.errors import SettingError
 from everlearn.valuation import (
     knn_shapley,

@@ -42,6 +42,9 @@ def continual(
     backbone: Annotated[str, typer.Option(help="table 2: the pretrained backbone")] = "tf_efficientnet_lite0",
     weights: Annotated[Path | None, typer.Option(help="table 2: its safetensors file; by default fetched")] = None,
     size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees")] = 224,
+    average: Annotated[
+        float, typer.Option(help="table 1: read off with weights averaged over 1/this steps too")
+    ] = 0.01,
     results: _Results = Path("benchmarks/results/continual.jsonl"),
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
@@ -59,7 +62,7 @@ def continual(
     source = into_memory(open_source(data, size=None))
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
-    setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick)
+    setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick, average=average)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
     lines = entries(candidates=300 if many else 180)
     chosen = (methods or _TABLE_1).split(",")

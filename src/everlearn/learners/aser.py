@@ -21,9 +21,10 @@ from everlearn.memory import reservoir
 from everlearn.models import Model
 from everlearn.valuation import knn_shapley
 
-
 NOBODY = -1
 """The class of a candidate that is none."""
+REST = 8
+"""Steps for which a retrieved candidate is not retrieved again; fewer where there are few candidates."""
 
 
 class ASER(Learner):
@@ -53,11 +54,11 @@ class ASER(Learner):
         Switch either half off: retrieval is then uniform, the update a reservoir.
     scoring : {"cached", "exact"}
         "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
-        as the paper has it. "cached" draws them once for ``refresh`` steps, in which no candidate is retrieved twice;
-        the last S joins the next C with the features it has, so that each remembered sample is encoded once for both,
-        and only the incoming batch is encoded at every step. No step waits for an accelerator.
+        as the paper has it. "cached" draws them once for ``refresh`` steps, and the last S joins the next C with the
+        features it has, so that a sample drawn is encoded once for both; a candidate that was retrieved rests for eight
+        steps. Only the incoming batch is encoded at every step, and no step waits for an accelerator.
     refresh : int
-        Steps for which C and S are kept; fewer where C would run out.
+        Steps for which C and S are kept.
     mix : float
         A retrieved batch holds of each class at most this many times an equal share, while there are others: values
         of one class lie close together, and without a bound the ten highest are often of a single class. ``math.inf``
@@ -137,9 +138,11 @@ class ASER(Learner):
             worth = torch.where(drawn.w_S[:, None] > 0, s_S, -1).amax(0) - s_B.amin(0)
         else:
             worth = -s_B.sum(0)
-        worth = worth.masked_fill(drawn.taken | (self.memory.steps[drawn.C] >= drawn.born), -torch.inf)
+        resting = self.step - drawn.used < drawn.rest
+        barred = resting | (drawn.y_C == NOBODY) | (self.memory.steps[drawn.C] >= drawn.born)
+        worth = worth.masked_fill(barred, -torch.inf)
         best = self._mixed(worth, drawn.y_C).topk(min(self.replay, len(worth))).indices
-        drawn.taken[best] = True
+        drawn.used[best] = self.step
         return drawn.C[best]
 
     def _mixed(self, worth: Tensor, y_C: Tensor) -> Tensor:
@@ -179,7 +182,7 @@ class ASER(Learner):
         if self.scoring == "exact":
             return self._draw(balanced)
         held = self._cached
-        if held is None or self.step - held.born >= held.lifetime:
+        if held is None or self.step - held.born >= self.refresh:
             held = self._cached = self._draw(balanced=False, before=held)
         return held
 
@@ -206,8 +209,9 @@ class ASER(Learner):
         y_C = memory.targets[C]
         if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
             f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, NOBODY)
-        lifetime = max(1, min(self.refresh, len(C) // (2 * self.replay)))
-        return _Drawn(C, S, f_C, f_S, y_C, memory.targets[S], w_S, y_C == NOBODY, self.step, lifetime)
+        rest = max(1, min(REST, len(C) // (2 * self.replay)))
+        used = torch.full_like(y_C, self.step - rest)
+        return _Drawn(C, S, f_C, f_S, y_C, memory.targets[S], w_S, used, self.step, rest)
 
     def _others(self, these: Tensor, fewer: int) -> Tensor:
         """A uniform draw of candidates out of memory without ``these``, ``fewer`` than all, where memory has them."""
@@ -227,14 +231,14 @@ class ASER(Learner):
         self._cached = None
         if state:
             held = {name: tensor.to(self.device) for name, tensor in state.items()}
-            born, lifetime = (int(held.pop(name)) for name in ("born", "lifetime"))
-            self._cached = _Drawn(**held, born=born, lifetime=lifetime)
+            born, rest = (int(held.pop(name)) for name in ("born", "rest"))
+            self._cached = _Drawn(**held, born=born, rest=rest)
 
 
 @dataclass
 class _Drawn:
     """Slots ``C`` and ``S`` as they were drawn at step ``born``, with features, classes, weights 0 or 1 of S's members,
-    and which candidates have been retrieved since."""
+    the step at which each candidate was last retrieved, and for how many steps it then rests."""
 
     C: Tensor
     S: Tensor
@@ -243,9 +247,9 @@ class _Drawn:
     y_C: Tensor
     y_S: Tensor
     w_S: Tensor
-    taken: Tensor
+    used: Tensor
     born: int
-    lifetime: int
+    rest: int
 
 
 def rank_within(values: Tensor, groups: Tensor) -> Tensor:

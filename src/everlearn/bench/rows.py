@@ -1,0 +1,38 @@
+"""Results as lines of JSON, kept as they come, so that a table that was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import RunError
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Results in a file of JSON lines; a last line that was cut off by an interruption is passed over."""
+    if not file.exists():
+        return []
+    rows = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(text))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{file}, line {number}: no JSON; repair or remove the line") from error
+    return rows
+
+
+def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append results, behind a whole line."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if text and not text.endswith("\n"):  # cut off by an interruption
+            file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise RunError(f"cannot write results to {file}: {error.strerror}") from error

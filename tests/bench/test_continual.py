@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everlearn.bench import continual as bench
-from everlearn.bench.forwards import counting_forwards
+from everlearn.bench.costs import counting_forwards
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.data import open_source

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everlearn.bench.forwards import counting_forwards
+from everlearn.bench.costs import clock_of, counting_forwards
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, Stream, class_incremental
 from everlearn.data.reading import read_in_order
@@ -181,7 +181,7 @@ def run_table(
         keys = [key(settings_of(source, setting, line, name, memory, seed)) for name in line.readings(setting)]
         if not all(k in known for k in keys):
             show(f"{done + 1} of {len(wanted)}")
-            rows = run_one(source, setting, line, memory, seed, show)
+            rows = run_one(source, setting, line, memory, seed, show, clock=clock_of())
             append_rows(file, rows)
             known |= {key(row): row for row in rows}
         found += [known[key] for key in keys]

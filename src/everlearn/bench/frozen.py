@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from everlearn.bench.continual import Entry, Setting, key, run_one, settings_of, thinned
+from everlearn.bench.costs import clock_of
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, load, open_source
 from everlearn.errors import DataError, SettingError
@@ -65,12 +66,6 @@ def encode(
             show(f"encoded {indices[-1] + 1} of {len(source)}")
     seconds = (clock() - begun) / len(source)
     return replace(source, shape=packed.shape[1:], read=packed.__getitem__, in_memory=True), seconds
-
-
-def clock_of() -> Callable[[], float]:
-    """Processor time for one thread on a CPU, else the wall's."""
-    alone = default_device().type == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if alone else time.perf_counter
 
 
 def run_frozen(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from everlearn.bench.continual import Setting, into_memory, thinned
-from everlearn.bench.frozen import clock_of
+from everlearn.bench.costs import clock_of
 from everlearn.bench.rows import append_rows
 from everlearn.bench.tables import machine
 from everlearn.data import Source, Stream, class_incremental, load, open_source

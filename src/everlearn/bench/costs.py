@@ -1,8 +1,9 @@
-"""Counting what a learner computes, in forward passes of single pictures."""
+"""What learning costs: seconds, and forward passes of single pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.learners import Learner
+from everlearn.learners.device import default_device
 
 
 @dataclass
@@ -44,3 +46,9 @@ def _pictures(x: Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x.numel() // max(1, shape.numel())
+
+
+def clock_of() -> Callable[[], float]:
+    """Processor time for one thread on a CPU, else the wall's."""
+    alone = default_device().type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter

@@ -61,6 +61,36 @@ def test_repeats_are_averaged_and_unknown_candidates_kept_aside(begin, columns):
     assert (means[rows.index(row)], times[rows.index(row)]) == (2.0, 2.0)
 
 
+def test_what_is_decided_on_is_not_proposed_again(begin, columns, tmp_path):
+    campaign = begin(columns)
+    first, second, third = [each.candidate for each in campaign.ask()]
+    campaign.decide(first, "accept")
+    campaign.decide(second, "reject", "smells", "Kim")
+    asked = [each.candidate for each in campaign.ask(10)]
+    assert third in asked and not {first, second} & set(asked)
+    assert campaign.decisions[second].note == "smells"
+    campaign.decide(second, "undo")
+    assert second in [each.candidate for each in campaign.ask(10)]
+    campaign.close()
+    with Campaign.open(tmp_path / "run") as again:
+        assert list(again.decisions) == [first]
+    with pytest.raises(DataError, match="there is no candidate 'row 999'"):
+        campaign.decide("row 999", "accept")
+    with pytest.raises(SettingError, match="the verdict is 'maybe'; expected one of accept, reject, undo"):
+        campaign.decide(first, "maybe")
+
+
+def test_a_telling_can_be_taken_back(begin, columns):
+    campaign = begin(columns)
+    known, before = campaign.measured, [each.candidate for each in campaign.ask()]
+    campaign.tell({before[0]: 1000.0})
+    (telling,) = campaign.told
+    campaign.take_back(telling.number)
+    assert campaign.measured == known and [each.candidate for each in campaign.ask()] == before
+    with pytest.raises(DataError, match=f"there is no entry {telling.number} to take back"):
+        campaign.take_back(telling.number)
+
+
 def test_results_from_a_file(begin, columns, tmp_path):
     campaign = begin(columns, inputs="columns")
     first, second, third = names(campaign.ask())

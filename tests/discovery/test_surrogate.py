@@ -87,6 +87,16 @@ def test_a_batch_does_not_ask_the_same_twice():
     assert len(set(spread_batch(surrogate, rows, [0], 6, seed=0))) == 6
 
 
+def test_a_batch_does_not_ask_what_is_being_measured():
+    line = Features((Block("matern", np.linspace(-2, 2, 41)[:, None]),))
+    surrogate = Surrogate(line, Settings(math.log(1e-3), (0.0,), (-1.0,)))
+    surrogate.fit([0, 40], np.array([0.0, 0.1]), refit=False)
+    rows = np.arange(1, 40)
+    (first,) = believer_batch(surrogate, rows, np.zeros(39), 0.0, 1)
+    (second,) = believer_batch(surrogate, np.setdiff1d(rows, first), np.zeros(38), 0.0, 1, [first])
+    assert [first, second] == believer_batch(surrogate, rows, np.zeros(39), 0.0, 2) and abs(second - first) > 5
+
+
 def test_scales_leave_out_constants_and_fill_gaps():
     scale = Scale.of(np.array([[1.0, 7.0, np.nan], [3.0, 7.0, 2.0], [5.0, 7.0, 4.0]]))
     np.testing.assert_allclose(scale.apply(np.array([[3.0, 9.0, np.nan]])), [[0.0, 0.0]])

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from everlearn.cli import show
+from everlearn.cli.serve import serve
 from everlearn.discovery import Campaign, CampaignConfig, Proposal, Told, report_campaign, write_proposals
 from everlearn.discovery.reasons import Reason
 from everlearn.errors import SettingError
@@ -44,6 +45,9 @@ def discover(
         int | None, Verb(help="add as many neighbours of the best molecules or compositions to the pool, at most")
     ] = None,
     reasons: Annotated[bool, Verb(help="say why, measure the reasons and write the report")] = True,
+    page: Annotated[
+        bool, Verb("--serve", help="open the campaign's page, to accept, reject and enter results there")
+    ] = False,
     seed: Annotated[int, Verb(help="of everything drawn")] = 0,
     json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
@@ -78,19 +82,26 @@ def discover(
             with show.console.status("listing neighbours of the best"):
                 added = campaign.enumerate(enumerate)
             show.console.print(f"added {len(added)} candidates that the table does not list", soft_wrap=True)
-        with show.console.status("learning what is measured"):
-            proposals = campaign.ask(batch)
-        why: list[Reason] = []
-        page = None
-        if reasons:
-            with show.console.status("explaining the batch, and measuring the reasons"):
-                why = campaign.explain(proposals)
-                page = report_campaign(campaign, proposals, why)
-        table = write_proposals(campaign, proposals, why)
-        if json:
-            show.print_json(_result(campaign, proposals, why, told, page, table))
-        else:
-            _print(campaign, proposals, why, told, page, table)
+        if not page:
+            _propose(campaign, batch, reasons, told, json)
+    if page:
+        serve(campaign.path)
+
+
+def _propose(campaign: Campaign, batch: int | None, reasons: bool, told: Told | None, json: bool) -> None:
+    with show.console.status("learning what is measured"):
+        proposals = campaign.ask(batch)
+    why: list[Reason] = []
+    report = None
+    if reasons:
+        with show.console.status("explaining the batch, and measuring the reasons"):
+            why = campaign.explain(proposals)
+            report = report_campaign(campaign, proposals, why)
+    table = write_proposals(campaign, proposals, why)
+    if json:
+        show.print_json(_result(campaign, proposals, why, told, report, table))
+    else:
+        _print(campaign, proposals, why, told, report, table)
 
 
 def _print(

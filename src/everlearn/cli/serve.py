@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everlearn.cli import show
 from everlearn.errors import RunError, SettingError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from everlearn.server import Settings
 
 
 def serve(
@@ -39,11 +44,11 @@ def serve(
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM)")] = None,
     key: Annotated[Path | None, typer.Option(help="TLS key (PEM)")] = None,
 ) -> None:
-    """Serve RUN: a page to look at cases, see why, and correct; what is corrected is learned."""
+    """Serve RUN: look at cases, see why, and correct; of a campaign: accept and reject proposals, enter results."""
     try:
         import uvicorn
 
-        from everlearn.server import Settings, create_app
+        from everlearn.server import Settings
         from everlearn.server.settings import LOOPBACK
     except ImportError as error:
         raise SettingError(f"serving needs {error.name}; install it with: pip install 'everlearn[serve]'") from None
@@ -52,7 +57,7 @@ def serve(
         run, cases, host, port, learns, rate if rate is not None else (0 if local else 600), max_mb * 2**20, margin
     )
     _free(host, port)
-    app = create_app(settings)
+    app = _app_of(settings)
     shown = f"[{host}]" if ":" in host else host
     show.console.print(f"open http{'s' if certificate else ''}://{shown}:{port} (end with Ctrl-C)", soft_wrap=True)
     uvicorn.run(
@@ -76,9 +81,20 @@ def token(
     """Make a token for RUN's server and print it; it cannot be shown again."""
     from everlearn.server.security import Tokens
 
-    if not (run / "config.toml").exists():
-        raise RunError(f"{run} is not a run: it has no config.toml")
+    if not any((run / name).exists() for name in ("config.toml", "campaign.toml")):
+        raise RunError(f"{run} is not a run: it has neither config.toml nor campaign.toml")
     print(Tokens(run).create(name, role))
+
+
+def _app_of(settings: Settings) -> FastAPI:
+    """The application for the kind of run."""
+    if (settings.run / "campaign.toml").exists():
+        from everlearn.server.discovery_app import create_discovery_app
+
+        return create_discovery_app(settings)
+    from everlearn.server import create_app
+
+    return create_app(settings)
 
 
 def _free(host: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from everlearn.discovery.campaign import Campaign, Told
 from everlearn.discovery.config import CampaignConfig, Limit, Target
+from everlearn.discovery.entries import Decision, Telling
 from everlearn.discovery.page import report_campaign, write_proposals
 from everlearn.discovery.pool import Aside, Measurement
 from everlearn.discovery.reasons import Reason
@@ -11,12 +12,14 @@ __all__ = [
     "Aside",
     "Campaign",
     "CampaignConfig",
+    "Decision",
     "Limit",
     "Measurement",
     "Outlook",
     "Proposal",
     "Reason",
     "Target",
+    "Telling",
     "Told",
     "report_campaign",
     "write_proposals",

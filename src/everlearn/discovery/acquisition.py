@@ -6,12 +6,13 @@ Improvement for Bayesian Optimization* (arXiv 2310.20708). Batches: Ginsbourger 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import log_ndtr  # type: ignore[import-untyped]
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 
-from everlearn.discovery.features import Array
+from everlearn.discovery.features import Array, Rows
 from everlearn.discovery.surrogate import Surrogate
 
 SHORTLIST = 200  # candidates among which a batch is chosen
@@ -46,7 +47,9 @@ def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Arra
     return np.log(deviation) + np.where(u > -1, log_near, log_density + np.log(np.maximum(tail, 1e-300)))
 
 
-def believer_batch(surrogate: Surrogate, rows: NDArray[np.int64], bonus: Array, level: float, n: int) -> list[int]:
+def believer_batch(
+    surrogate: Surrogate, rows: Rows, bonus: Array, level: float, n: int, pending: Sequence[int] = ()
+) -> list[int]:
     """n rows, best first; each next one is chosen as if those before it had come out as expected.
 
     Parameters
@@ -61,12 +64,17 @@ def believer_batch(surrogate: Surrogate, rows: NDArray[np.int64], bonus: Array, 
         z to improve on.
     n : int
         Batch size.
+    pending : sequence of int
+        Pool rows that are being measured; they too count as if they had come out as expected.
     """
     mean, deviation = surrogate.predict(rows)
     score = log_expected_improvement(mean, deviation, level) + bonus
     order = np.argsort(-score, kind="stable")[: max(SHORTLIST, n)]
     rows, mean, bonus = rows[order], mean[order], bonus[order]
-    covariance = surrogate.covariance(rows)
+    covariance = surrogate.covariance(np.append(rows, np.asarray(pending, dtype=np.int64)))
+    for i in range(len(rows), len(covariance)):
+        covariance = _told(covariance, i, surrogate.noise)
+    covariance = covariance[: len(rows), : len(rows)]
     chosen: list[int] = []
     free = np.ones(len(rows), dtype=bool)
     for _ in range(min(n, len(rows))):
@@ -75,11 +83,16 @@ def believer_batch(surrogate: Surrogate, rows: NDArray[np.int64], bonus: Array, 
         i = int(np.argmax(score))
         free[i] = False
         chosen.append(int(rows[i]))
-        covariance = covariance - np.outer(covariance[:, i], covariance[i]) / (covariance[i, i] + surrogate.noise)
+        covariance = _told(covariance, i, surrogate.noise)
     return chosen
 
 
-def spread_batch(surrogate: Surrogate, rows: NDArray[np.int64], tried: list[int], n: int, seed: int) -> list[int]:
+def _told(covariance: Array, i: int, noise: float) -> Array:
+    """The covariance once the i-th is measured."""
+    return np.asarray(covariance - np.outer(covariance[:, i], covariance[i]) / (covariance[i, i] + noise))
+
+
+def spread_batch(surrogate: Surrogate, rows: Rows, tried: list[int], n: int, seed: int) -> list[int]:
     """n rows far from each other and from those tried, for when nothing can be learned yet."""
     rng = np.random.default_rng(seed)
     rows = rows if len(rows) <= 4000 else np.sort(rng.choice(rows, 4000, replace=False))

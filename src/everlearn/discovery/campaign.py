@@ -8,7 +8,6 @@ and on the results told alone, so a campaign that was killed goes on as if it ha
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +18,12 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from everlearn.discovery.config import CampaignConfig
+from everlearn.discovery.entries import Decision, Entries, Telling
 from everlearn.discovery.neighbours import neighbours_of
 from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_table, values_of
 from everlearn.discovery.reasons import Reason, explain
 from everlearn.discovery.search import Proposal, Search
 from everlearn.errors import DataError, RunError, SettingError
-from everlearn.runs.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,8 @@ class Campaign:
         self.config = config
         self._lock = lock
         self.pool: Pool = open_pool(path / "pool.csv", config)
-        self.journal = Journal(path / "journal.sqlite")
-        for event in self.journal.events("enumerated"):
-            self.pool.extend(json.loads(event["detail"])["texts"])
+        self.entries = Entries(path / "journal.sqlite")
+        self.pool.extend(self.entries.enumerated())
         self._search: Search | None = None
 
     @classmethod
@@ -118,8 +116,7 @@ class Campaign:
         """
         added = neighbours_of(self.search, n)
         if added:
-            self.journal.event(len(self.search.tried), "enumerated", {"texts": added})
-            self.journal.commit()
+            self.entries.enumerate(added)
             self.pool.extend(added)
             self._search = None
         return added
@@ -127,14 +124,46 @@ class Campaign:
     @property
     def enumerated(self) -> set[str]:
         """Names of the candidates that no table lists."""
-        events = self.journal.events("enumerated")
-        return {text for event in events for text in json.loads(event["detail"])["texts"]}
+        return set(self.entries.enumerated())
 
     def explain(self, proposals: Sequence[Proposal], target: int = 0) -> list[Reason]:
         """Why each is proposed, for one of the targets: parts, measured candidates for and against, and the check."""
         return explain(self.search, proposals, target)
 
-    def tell(self, results: Mapping[str, float | Mapping[str, float]] | Iterable[Measurement]) -> Told:
+    def decide(self, candidate: str, verdict: str, note: str = "", by: str = "") -> None:
+        """Accept a candidate (it is being made), reject it (it shall not be made) or undo that.
+
+        Neither kind is proposed again; batches are chosen as if the accepted ones had come out as expected.
+
+        Parameters
+        ----------
+        candidate : str
+            Its name, SMILES or formula.
+        verdict : {"accept", "reject", "undo"}
+        note, by : str
+            Why, and who says so.
+
+        Raises
+        ------
+        DataError
+            If there is no such candidate.
+        """
+        name = self.pool.find({"candidate": candidate})
+        if name is None:
+            raise DataError(f"there is no candidate {candidate[:200]!r} in the pool")
+        self.entries.decide(name, verdict, note, by)
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """What was last decided on each candidate."""
+        return self.entries.decisions()
+
+    def tell(
+        self,
+        results: Mapping[str, float | Mapping[str, float]] | Iterable[Measurement],
+        source: str = "tell",
+        key: str | None = None,
+    ) -> Told:
         """Learn what experiments found; what cannot be used is kept aside and named by its place, from 1.
 
         Parameters
@@ -142,13 +171,17 @@ class Campaign:
         results : mapping or iterable of Measurement
             Value of each candidate (of each target where there are several). A candidate may be told again: repeats
             are averaged, and count as that much more certain.
+        source : str
+            Where they come from, for the record.
+        key : str, optional
+            What was told with a key already is not told again.
 
         Returns
         -------
         Told
         """
         entries = [(i, each) for i, each in enumerate(self._measurements(results), start=1)]
-        return self._enter(entries, [], "tell", None)
+        return self._enter(entries, [], source, key)
 
     def tell_file(self, file: Path | str) -> Told:
         """Learn a CSV of results: a column that names candidates as the pool does, or ``candidate``, and the targets.
@@ -192,13 +225,21 @@ class Campaign:
     @property
     def measured(self) -> list[Measurement]:
         """All that is known: the pool's own measurements, then what was told, in order."""
-        told = [Measurement(name, tuple(values)) for event in self._told() for name, values in event["results"]]
-        return [*self.pool.measured, *told]
+        return [*self.pool.measured, *(result for telling in self.told for result in telling.results)]
+
+    @property
+    def told(self) -> list[Telling]:
+        """What was told, in order, but for what was taken back."""
+        return self.entries.told()
+
+    def take_back(self, number: int, by: str = "") -> None:
+        """Take back the telling of this number, such as one with a slip of the pen."""
+        self.entries.take_back(number, by)
 
     @property
     def aside(self) -> list[tuple[str, Aside]]:
         """All rows kept aside, with the file they are in."""
-        told = [(event["source"], Aside(row, why)) for event in self._told() for row, why in event["aside"]]
+        told = [(telling.source, each) for telling in self.told for each in telling.aside]
         return [("pool", each) for each in self.pool.aside] + told
 
     @property
@@ -206,7 +247,9 @@ class Campaign:
         """The surrogate's view, as of what is known now."""
         if self._search is None:
             self._search = Search(self.pool, self.config, self.path)
-        self._search.learn(self.measured)
+        decided = self.decisions.values()
+        accepted, rejected = ([d.candidate for d in decided if d.verdict == v] for v in ("accept", "reject"))
+        self._search.learn(self.measured, accepted, rejected)
         return self._search
 
     def close(self) -> None:
@@ -214,7 +257,7 @@ class Campaign:
         if not self._lock.is_locked:
             return
         try:
-            self.journal.close()
+            self.entries.close()
         finally:
             self._lock.release()
 
@@ -248,8 +291,6 @@ class Campaign:
         self, entries: list[tuple[int, Measurement]], aside: list[Aside], source: str, digest: str | None
     ) -> Told:
         """Everything of one telling in one transaction: it is all on disk, or none of it."""
-        if digest and any(event["digest"] == digest for event in self._told()):
-            return Told(0, again=True)
         aside, good = list(aside), []
         for row, each in entries:
             name = self.pool.find({"candidate": each.candidate})
@@ -259,22 +300,12 @@ class Campaign:
                 aside.append(Aside(row, f"{name} has a value that is not finite"))
             else:
                 good.append(Measurement(name, each.values))
+        aside = sorted(aside, key=lambda each: each.row)
         known = {each.candidate for each in self.measured}
-        repeats = 0
-        for each in good:
-            repeats += each.candidate in known
-            known.add(each.candidate)
-        detail = {
-            "source": source, "digest": digest,
-            "results": [[each.candidate, list(each.values)] for each in good],
-            "aside": [[each.row, each.reason] for each in sorted(aside, key=lambda each: each.row)],
-        }  # fmt: skip
-        self.journal.event(len(known), "told", detail)
-        self.journal.commit()
-        return Told(len(good), repeats, sorted(aside, key=lambda each: each.row))
-
-    def _told(self) -> list[dict]:
-        return [json.loads(row["detail"]) for row in self.journal.events("told")]
+        if not self.entries.tell(good, aside, source, digest):
+            return Told(0, again=True)
+        repeats = len(good) - len({each.candidate for each in good} - known)
+        return Told(len(good), repeats, aside)
 
 
 def _copy(pool: Path, to: Path) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from everlearn.discovery import molecules
 from everlearn.discovery.campaign import Campaign
 from everlearn.discovery.features import Rows
-from everlearn.discovery.reasons import Case, Reason
-from everlearn.discovery.search import Proposal
+from everlearn.discovery.reasons import Reason
+from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.view import View, view_of
 from everlearn.report.page import write
 
 _PAGES = jinja2.Environment(
@@ -50,9 +51,12 @@ def report_campaign(campaign: Campaign, proposals: Sequence[Proposal], reasons: 
         tried=len(search.tried),
         targets=[{"name": t.name, "way": "small" if t.minimise else "large"} for t in targets],
         notes=search.notes(),
-        proposals=[_view(campaign, each, reason) for each, reason in zip(proposals, reasons)],
-        progress=_progress(campaign),
-        map=_map(campaign, proposals),
+        proposals=[
+            _drawn(campaign, view_of(each, reason, new=each.candidate in campaign.enumerated))
+            for each, reason in zip(proposals, reasons)
+        ],
+        progress=progress(campaign),
+        map=pool_map(campaign.search, proposals),
         calibration=[
             {"target": targets[k].name} | search.calibration(k) for k in range(len(targets)) if search.learnable(k)
         ],
@@ -63,36 +67,20 @@ def report_campaign(campaign: Campaign, proposals: Sequence[Proposal], reasons: 
     return write(campaign.path / "report.html", page)
 
 
-def _view(campaign: Campaign, proposal: Proposal, reason: Reason) -> dict[str, Any]:
-    smiles = campaign.pool.inputs == "smiles"
+def _drawn(campaign: Campaign, view: View) -> View:
+    """The view with its structures drawn."""
 
-    def case(each: Case) -> dict[str, Any]:
-        picture = molecules.draw(each.text, size=(150, 110)) if smiles else ""
-        return {"name": each.name, "value": each.value, "shapley": each.shapley, "picture": picture}
+    def draw(text: str, weights: Sequence[float] | None = None, size: tuple[int, int] = (320, 240)) -> str:
+        return molecules.draw(text, weights, size) if campaign.pool.inputs == "smiles" else ""
 
-    largest = max((abs(e.effect) for e in reason.effects), default=0.0) or 1.0
-    checks = (("parts", reason.parts_check), ("measured candidates", reason.cases_check))
-    return {
-        "name": proposal.candidate,
-        "text": proposal.text,
-        "new": proposal.candidate in campaign.enumerated,
-        "picture": molecules.draw(proposal.text, reason.weights) if smiles else "",
-        "expected": [
-            {"target": name, "value": o.value, "low": o.low, "high": o.high} for name, o in proposal.outlook.items()
-        ],
-        "chance": proposal.chance,
-        "effects": [{"name": e.part.name, "value": e.value, "share": e.effect / largest} for e in reason.effects],
-        "cases_for": [case(each) for each in reason.cases_for],
-        "cases_against": [case(each) for each in reason.cases_against],
-        "checks": [
-            {"what": what, "verdict": c.verdict, "named": c.named, "random": sum(c.random) / len(c.random)}
-            for what, c in checks if c
-        ],
-        "words": reason.words,
-    }  # fmt: skip
+    cases = {
+        side: [each | {"picture": draw(each["text"], size=(150, 110))} for each in view[side]]
+        for side in ("cases_for", "cases_against")
+    }
+    return view | cases | {"picture": draw(view["text"], view["weights"])}
 
 
-def _progress(campaign: Campaign) -> str:
+def progress(campaign: Campaign) -> str:
     """The first target's measurements in the order they came, and the best so far."""
     target = campaign.config.targets[0]
     values = [each.values[0] for each in campaign.measured if each.values[0] is not None]
@@ -108,9 +96,8 @@ def _progress(campaign: Campaign) -> str:
     return _svg(figure)
 
 
-def _map(campaign: Campaign, proposals: Sequence[Proposal]) -> str:
+def pool_map(search: Search, proposals: Sequence[Proposal]) -> str:
     """The pool on the two directions it varies most along, as the surrogate compares candidates."""
-    search = campaign.search
     n = len(search.features)
     if n < 3:
         return ""
@@ -127,7 +114,7 @@ def _map(campaign: Campaign, proposals: Sequence[Proposal]) -> str:
     rows, means, _ = search.values(0)
     if rows:
         dots = axes.scatter(*_columns(place(rows)), s=18, c=means, cmap="viridis", label="measured")
-        figure.colorbar(dots, label=campaign.config.targets[0].name)
+        figure.colorbar(dots, label=search.config.targets[0].name)
     if proposals:
         dots = _columns(place([each.row for each in proposals]))
         axes.scatter(*dots, s=60, facecolors="none", edgecolors="#d0342c", linewidths=1.6, label="next")

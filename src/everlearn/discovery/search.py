@@ -84,8 +84,16 @@ class Search:
         self._surrogates: dict[int, Surrogate] = {}
         self._learned: str | None = None
 
-    def learn(self, measured: Sequence[Measurement]) -> None:
-        """Average repeats and fit a surrogate for each target; the order of the measurements changes nothing."""
+    def learn(
+        self, measured: Sequence[Measurement], accepted: Sequence[str] = (), rejected: Sequence[str] = ()
+    ) -> None:
+        """Average repeats and fit a surrogate for each target; the order of the measurements changes nothing.
+
+        Candidates that are accepted (being measured) or rejected, by name, are not proposed; batches are chosen as if
+        the accepted ones had come out as expected.
+        """
+        self.pending = sorted(self.row[name] for name in accepted)
+        self._out = sorted(self.row[name] for name in rejected) + self.pending
         digest = repr(sorted((each.candidate, repr(each.values)) for each in measured))
         if digest == self._learned:
             return
@@ -119,9 +127,9 @@ class Search:
         return self._surrogates[k]
 
     def open_rows(self) -> Rows:
-        """Pool rows that are not tried and keep the limits on the pool's columns."""
+        """Pool rows that are neither tried nor decided on, and keep the limits on the pool's columns."""
         free = np.ones(len(self.features), dtype=bool)
-        free[self.tried] = False
+        free[self.tried + self._out] = False
         targets = {target.name for target in self.config.targets}
         for limit in self.config.limits:
             if limit.column not in targets:
@@ -134,7 +142,7 @@ class Search:
         if len(rows) == 0:
             return []
         if not self._surrogates:
-            chosen = spread_batch(Surrogate(self.features), rows, self.tried, n, self.config.seed)
+            chosen = spread_batch(Surrogate(self.features), rows, self.tried + self.pending, n, self.config.seed)
             return [self._proposal(row, {}, None, "spread") for row in chosen]
         chosen = self._pareto(rows, n) if len(self._surrogates) > 1 else self._best(rows, n)
         outlooks = self.outlook(chosen)
@@ -214,7 +222,7 @@ class Search:
 
     def _best(self, rows: Rows, n: int) -> list[int]:
         k = next(iter(self._surrogates))
-        return believer_batch(self._surrogates[k], rows, self._bonus(rows), _level(self.z(k)), n)
+        return believer_batch(self._surrogates[k], rows, self._bonus(rows), _level(self.z(k)), n, self.pending)
 
     def _pareto(self, rows: Rows, n: int) -> list[int]:
         """ParEGO (Knowles 2006): each place of the batch weighs the targets anew, seeded by what is known."""
@@ -234,7 +242,7 @@ class Search:
                 surrogate.fit(np.asarray(full)[part], worth[part])
             surrogate.fit(full, worth, refit=False)
             free = ~np.isin(rows, chosen)
-            chosen += believer_batch(surrogate, rows[free], bonus[free], _level(worth), 1)
+            chosen += believer_batch(surrogate, rows[free], bonus[free], _level(worth), 1, self.pending + chosen)
         return chosen
 
     def front(self) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from everlearn.server.discovery_texts import DISCOVERY_TEXTS
+
 LANGUAGES = {"en": "English", "ko": "한국어"}
 
 _TEXTS = {
@@ -146,7 +148,7 @@ _TEXTS = {
     "height": ("height %", "높이 %"),
     "patient": ("Patient", "환자"),
     "share": ("share", "기여"),
-}  # fmt: skip
+} | DISCOVERY_TEXTS  # fmt: skip
 
 
 def text(language: str, key: str, *values: object) -> str:

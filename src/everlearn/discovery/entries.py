@@ -1,0 +1,162 @@
+"""What a campaign's journal holds: results told, decisions on candidates, neighbours listed, batches proposed.
+
+Each entry is one transaction, on disk when its method returns. Threads take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlearn.discovery.pool import Aside, Measurement
+from everlearn.errors import DataError, SettingError
+from everlearn.runs.journal import Journal
+
+VERDICTS = ("accept", "reject", "undo")
+_LONGEST = 500  # of a note
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was last said of a candidate: ``"accept"`` or ``"reject"``, why, by whom and when (seconds since 1970)."""
+
+    candidate: str
+    verdict: str
+    note: str
+    by: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Results told at once: number of the entry, where they come from, what they are, what was kept aside, when."""
+
+    number: int
+    source: str
+    digest: str | None
+    results: tuple[Measurement, ...]
+    aside: tuple[Aside, ...]
+    at: float
+
+
+class Entries:
+    """A campaign's journal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> entries = Entries(Path(tempfile.mkdtemp()) / "journal.sqlite")
+    >>> entries.decide("CCO", "reject", "smells", "Kim")
+    >>> entries.decide("CCN", "accept")
+    >>> entries.decide("CCO", "undo")
+    >>> list(entries.decisions())
+    ['CCN']
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.journal = Journal(file)
+        self._turn = threading.RLock()
+
+    def tell(self, results: Sequence[Measurement], aside: Sequence[Aside], source: str, digest: str | None) -> bool:
+        """Enter results; False, and nothing is entered, where that digest was told already."""
+        with self._turn:
+            if digest and any(each.digest == digest for each in self._all_told()):
+                return False
+            detail = {
+                "source": source,
+                "digest": digest,
+                "results": [[each.candidate, list(each.values)] for each in results],
+                "aside": [[each.row, each.reason] for each in aside],
+            }
+            self._enter("told", detail)
+            return True
+
+    def told(self) -> list[Telling]:
+        """All tellings in order, but for those taken back."""
+        with self._turn:
+            back = {each["number"] for each, _, _ in self._read("taken back")}
+            return [each for each in self._all_told() if each.number not in back]
+
+    def take_back(self, number: int, by: str = "") -> None:
+        """Take a telling back, as if it had never been; it stays in the journal.
+
+        Raises
+        ------
+        DataError
+            If there is no such telling, or it is taken back already.
+        """
+        with self._turn:
+            if number not in {each.number for each in self.told()}:
+                raise DataError(f"there is no entry {number} to take back")
+            self._enter("taken back", {"number": number, "by": by})
+
+    def decide(self, candidate: str, verdict: str, note: str = "", by: str = "") -> None:
+        """Enter a decision.
+
+        Raises
+        ------
+        SettingError
+            If the verdict is none of accept, reject and undo, or the note is too long.
+        """
+        if verdict not in VERDICTS:
+            raise SettingError(f"the verdict is {verdict!r}; expected one of {', '.join(VERDICTS)}")
+        if len(note) > _LONGEST:
+            raise SettingError(f"the note has {len(note)} characters; expected at most {_LONGEST}")
+        self._enter("decided", {"candidate": candidate, "verdict": verdict, "note": note.strip(), "by": by})
+
+    def decisions(self) -> dict[str, Decision]:
+        """The last decision on each candidate, in the order they were first decided; those undone are left out."""
+        found: dict[str, Decision] = {}
+        for each, _, at in self._read("decided"):
+            if each["verdict"] == "undo":
+                found.pop(each["candidate"], None)
+            else:
+                found[each["candidate"]] = Decision(**each, at=at)
+        return found
+
+    def enumerate(self, texts: Sequence[str]) -> None:
+        """Enter candidates that no table lists."""
+        self._enter("enumerated", {"texts": list(texts)})
+
+    def enumerated(self) -> list[str]:
+        """Candidates that no table lists, in order."""
+        return [text for each, _, _ in self._read("enumerated") for text in each["texts"]]
+
+    def propose(self, views: Sequence[dict[str, Any]]) -> None:
+        """Enter a batch as it is shown."""
+        self._enter("proposed", {"batch": list(views)})
+
+    def batches(self) -> list[list[dict[str, Any]]]:
+        """Batches that were entered, in order."""
+        return [each["batch"] for each, _, _ in self._read("proposed")]
+
+    def close(self) -> None:
+        """Close the journal."""
+        with self._turn:
+            self.journal.close()
+
+    def _enter(self, kind: str, detail: dict[str, Any]) -> None:
+        with self._turn:
+            self.journal.event(0, kind, detail)
+            self.journal.commit()
+
+    def _read(self, kind: str) -> list[tuple[dict[str, Any], int, float]]:
+        with self._turn:
+            return [(json.loads(row["detail"]), row["number"], row["at"]) for row in self.journal.events(kind)]
+
+    def _all_told(self) -> list[Telling]:
+        return [
+            Telling(
+                number,
+                each["source"],
+                each["digest"],
+                tuple(Measurement(name, tuple(values)) for name, values in each["results"]),
+                tuple(Aside(row, why) for row, why in each["aside"]),
+                at,
+            )
+            for each, number, at in self._read("told")
+        ]

@@ -1,0 +1,42 @@
+"""A proposal and its reasons as plain numbers and texts, for the report, the page of the server and the journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from everlearn.discovery.reasons import Case, Reason
+from everlearn.discovery.search import Proposal
+
+View = dict[str, Any]
+
+
+def view_of(proposal: Proposal, reason: Reason, *, new: bool = False) -> View:
+    """What is shown of a proposal; ``new`` marks one that no table lists. Can be written as JSON."""
+    largest = max((abs(e.effect) for e in reason.effects), default=0.0) or 1.0
+    checks = (("parts", reason.parts_check), ("cases", reason.cases_check))
+    return {
+        "name": proposal.candidate,
+        "text": proposal.text,
+        "new": new,
+        "expected": [
+            {"target": name, "value": o.value, "low": o.low, "high": o.high} for name, o in proposal.outlook.items()
+        ],
+        "chance": proposal.chance,
+        "effects": [
+            {"name": e.part.name, "value": e.value, "effect": e.effect, "share": e.effect / largest}
+            for e in reason.effects
+        ],
+        "weights": list(reason.weights),
+        "cases_for": [_case(each) for each in reason.cases_for],
+        "cases_against": [_case(each) for each in reason.cases_against],
+        "checks": {
+            what: {"verdict": c.verdict, "named": c.named, "random": sum(c.random) / len(c.random)}
+            for what, c in checks
+            if c
+        },
+        "words": reason.words,
+    }
+
+
+def _case(each: Case) -> View:
+    return {"name": each.name, "text": each.text, "value": each.value, "shapley": each.shapley}

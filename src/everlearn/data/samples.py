@@ -27,6 +27,9 @@ class Batch:
         The task the batch belongs to, where the stream has borders that a method may look at.
     end : int
         Position in the stream just behind the last sample, quarantined ones included: where to go on after this batch.
+    regions : Tensor, optional
+        ``[n, 1, h, w]`` uint8: how far each part of a picture lies in the region that its decision should rest on, 255
+        inside; 255 throughout where none is known. Of any size, over the whole picture.
 
     Raises
     ------
@@ -46,6 +49,7 @@ class Batch:
     ids: Tensor = None  # type: ignore[assignment]  # 0 … n−1 unless given
     task: int | None = None
     end: int = 0
+    regions: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.ids is None:
@@ -59,6 +63,11 @@ class Batch:
         if not len(self.inputs) == len(self.labels) == len(self.ids):
             lengths = f"{len(self.inputs)} inputs, {len(self.labels)} labels, {len(self.ids)} ids"
             raise DataError(f"a batch has {lengths}; expected equal numbers")
+        if self.regions is not None and (
+            self.regions.dtype != torch.uint8 or self.regions.ndim != 4 or self.regions.shape[:2] != (len(self), 1)
+        ):
+            found = f"{self.regions.dtype} {tuple(self.regions.shape)}"
+            raise DataError(f"a batch of {len(self)} has the regions {found}; expected uint8 [n, 1, height, width]")
         if len(self.labels) and int(self.labels.min()) < 0:
             raise DataError(f"a batch has the label {int(self.labels.min())}; expected codes of 0 or more")
 
@@ -67,4 +76,5 @@ class Batch:
 
     def select(self, keep: Tensor) -> Batch:
         """Return the samples at the given positions, in that order."""
-        return replace(self, inputs=self.inputs[keep], labels=self.labels[keep], ids=self.ids[keep])
+        regions = None if self.regions is None else self.regions[keep]
+        return replace(self, inputs=self.inputs[keep], labels=self.labels[keep], ids=self.ids[keep], regions=regions)

@@ -39,7 +39,11 @@ class FeatureMap:
 
     def channels_first(self, like: Tensor | None = None) -> Tensor:
         """``[n, C, h, w]`` float32 of the maps, or of a tensor of the same shape, such as their gradient."""
-        x = (self.tensor if like is None else like).detach().float()
+        return self.arranged((self.tensor if like is None else like).detach())
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """``[n, C, h, w]`` float32 of a tensor in this layout, as part of its graph."""
+        x = x.float()
         if self.layout == "last":
             return x.permute(0, 3, 1, 2)
         if self.layout == "tokens":
@@ -92,10 +96,26 @@ def forward_with_maps(
             return logits, [found for found in maps.values() if found is not None]
         with _Trace(len(x)) as trace:
             logits = outputs(model, x)
-    maps_found = [m for m in trace.stages if m.tensor.requires_grad]
-    if not maps_found:
-        raise ModelError("the model has no feature map larger than 1×1; name the layers to explain by with layers=")
-    return logits, maps_found
+    trace.last()  # there is one
+    return logits, [m for m in trace.stages if m.tensor.requires_grad]
+
+
+@contextmanager
+def watching(n: int) -> Iterator[Callable[[], FeatureMap]]:
+    """Give the last map of a forward pass of ``n`` pictures that is made inside, in whatever mode the model is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> with watching(2) as last:
+    ...     features = model(torch.zeros(2, 1, 8, 8))
+    >>> last().tensor.shape
+    torch.Size([2, 4, 6, 6])
+    """
+    with _Trace(n) as trace:
+        yield trace.last
 
 
 class _Trace(TorchFunctionMode):
@@ -109,6 +129,13 @@ class _Trace(TorchFunctionMode):
         self.grid: tuple[int, int] | None = None
         self.tokens: Tensor | None = None
         self.derived: Tensor | None = None  # pooled or padded: shows nothing that its input does not show better
+
+    def last(self) -> FeatureMap:
+        """The last map that gradients reach."""
+        found = [m for m in self.stages if m.tensor.requires_grad]
+        if not found:
+            raise ModelError("the model has no feature map larger than 1×1; name the layers to explain by with layers=")
+        return found[-1]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -110,14 +110,14 @@ class ASER(Learner):
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
-        inputs, targets = x, y
+        inputs, targets, slots = x, y, None
         scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
         f_B = self.encode(x) if scored else None
         if self.memory.size:
             slots = self._uniform() if f_B is None or not self.shapley_retrieval else self._retrieve(f_B, y)
             m = self.recall(slots)
             inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
-        loss = self.train_step(inputs, targets)
+        loss = self.train_step(inputs, targets, slots)
         if f_B is not None and self.shapley_update:
             self._update(x, y, batch.ids, f_B)
         else:

@@ -70,12 +70,21 @@ class Augment:
         Tensor
             Of the same shape and type.
         """
+        return self.together(inputs, None, generator)[0]
+
+    def together(
+        self, inputs: Tensor, marks: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """As a call; marks ``[n, k, H, W]`` of the pictures are moved as these are, but keep their values."""
         if not len(inputs):
-            return inputs
+            return inputs, marks
         x = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
         for name in self.operations:
-            x = OPERATIONS[name](x, generator)
-        return (x * 255).round().clamp(0, 255).to(torch.uint8) if inputs.dtype == torch.uint8 else x
+            if marks is None or name not in _MOVES:
+                x = OPERATIONS[name](x, generator)
+            else:
+                x, marks = OPERATIONS[name](torch.cat([x, marks], 1), generator).split([x.shape[1], marks.shape[1]], 1)
+        return (x * 255).round().clamp(0, 255).to(torch.uint8) if inputs.dtype == torch.uint8 else x, marks
 
 
 def crop(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -141,6 +150,9 @@ OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "colour": colour,
     "grey": grey,
 }
+
+
+_MOVES = ("crop", "resized_crop", "flip")
 
 
 def _luma(x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class DER(Learner):
         α and β.
     """
 
-    takes = frozenset({"iterations", "augment", "review", "mkd", "average"})
+    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region"})
 
     def __init__(
         self,
@@ -61,23 +61,23 @@ class DER(Learner):
         return self.finish(batch, loss)
 
     def _dark_step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, slots = x, None
+        inputs, targets, slots, both = x, y, None, None
         if self.memory.size:
             slots = self.memory.draw(self.replay, self.generator)
             labelled = self.recall(self.memory.draw(self.replay, self.generator))
-            inputs = torch.cat([x, self.recall(slots).inputs, labelled.inputs])
-        seen = self.augmented(inputs)
-        logits = self.model.head(self.embed(seen))
+            dark = self.recall(slots)
+            inputs = torch.cat([x, dark.inputs, labelled.inputs])
+            targets = torch.cat([y, dark.targets, labelled.targets])
+            both = torch.cat([slots, labelled.slots])
+        logits, added = self.forward(inputs, targets, both, first=len(x))
         n, C = len(x), logits.shape[1]
-        loss = F.cross_entropy(logits[:n], y)
+        loss = added + F.cross_entropy(logits[:n], y)
         if slots is not None:
             h, again = logits[n : n + len(slots)], logits[n + len(slots) :]
             z = F.pad(self.z, (0, C - self.z.shape[1]))[slots]
             had = torch.arange(C, device=self.device) < self.known[slots, None]
             loss = loss + self.alpha * ((h - z) * had).square().sum() / had.sum()
             loss = loss + self.beta * F.cross_entropy(again, labelled.targets)
-        if self.teacher is not None:
-            loss = loss + self.distillation(inputs, seen, logits)
         return self.descend(loss), logits[:n].detach()
 
     def _keep(self, ids: Tensor, z: Tensor) -> None:

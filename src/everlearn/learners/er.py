@@ -28,11 +28,10 @@ class ER(Learner):
 
     def replay_step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on the batch and a new draw from memory."""
-        inputs, targets = x, y
-        if self.memory.size:
-            m = self.recall(self.retrieve(x, y))
-            inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
-        return self.train_step(inputs, targets)
+        if not self.memory.size:
+            return self.train_step(x, y)
+        m = self.recall(self.retrieve(x, y))
+        return self.train_step(torch.cat([m.inputs, x]), torch.cat([m.targets, y]), m.slots)
 
     def retrieve(self, x: Tensor, y: Tensor) -> Tensor:
         """Slots of memory that join the step."""

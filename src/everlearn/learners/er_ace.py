@@ -22,7 +22,7 @@ class ERACE(Learner):
     So what is new does not push away the features of what is old; the step costs no more than ER's.
     """
 
-    takes = frozenset({"iterations", "augment", "review", "mkd", "average"})
+    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region"})
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
@@ -35,11 +35,9 @@ class ERACE(Learner):
     def _asymmetric_step(self, x: Tensor, y: Tensor) -> Tensor:
         m = self.recall(self.memory.draw(self.replay, self.generator)) if self.memory.size else None
         inputs = x if m is None else torch.cat([x, m.inputs])
-        seen = self.augmented(inputs)
-        logits = self.model.head(self.embed(seen))
-        loss = masked_cross_entropy(logits[: len(x)], y, present(y, logits.shape[1]))
+        targets = y if m is None else torch.cat([y, m.targets])
+        logits, added = self.forward(inputs, targets, None if m is None else m.slots, first=len(x))
+        loss = added + masked_cross_entropy(logits[: len(x)], y, present(y, logits.shape[1]))
         if m is not None:
             loss = loss + F.cross_entropy(logits[len(x) :], m.targets)
-        if self.teacher is not None:
-            loss = loss + self.distillation(inputs, seen, logits)
         return self.descend(loss)

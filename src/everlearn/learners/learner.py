@@ -23,6 +23,7 @@ from everlearn.learners.device import default_device, drawing_from, fast_bfloat1
 from everlearn.learners.momentum import MomentumTeacher
 from everlearn.learners.optimizer_state import pad
 from everlearn.learners.options import Options
+from everlearn.learners.reasons import Reasons, marked, take_maps, watching
 from everlearn.learners.results import Prediction, StepReport
 from everlearn.learners.review import review
 from everlearn.learners.state import restore, state_of
@@ -67,7 +68,9 @@ class Learner:
     """
 
     needs_tasks: ClassVar[bool] = False
-    takes: ClassVar[frozenset[str]] = frozenset({"loss", "augment", "views", "review", "mkd", "average"})
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "augment", "views", "review", "mkd", "average", "rrr", "region"}
+    )
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class Learner:
         self.old = 0
         self.teacher = MomentumTeacher(self.model, self.options.mkd) if self.options.mkd else None
         self.averaged = AveragedModel(self.model, self.options.average) if self.options.average else None
+        rrr, region = self.options.rrr, self.options.region
+        self.reasons = Reasons(self.memory, rrr, region) if rrr or region else None
         self._forwards = 0  # training passes within this step
         self._means: NearestClassMean | None = None
 
@@ -206,6 +211,10 @@ class Learner:
                 f"{what} needs a stream with task borders and this one has none; take a scenario with "
                 "borders (class, time, site, task) or a method that needs none, such as er"
             )
+        if self.reasons is not None:
+            if batch.task is not None and batch.task != self.task:
+                take_maps(self)  # of what the task that ended brought, as it is understood now
+            self.reasons.receive(batch)
         if batch.task is not None and batch.task != self.task:
             self.task, self.old = batch.task, len(self.classes.codes)
         targets = self.classes.indices(batch.labels)
@@ -220,16 +229,41 @@ class Learner:
         """Take the samples in the given slots out of memory."""
         return self.memory.take(slots)
 
-    def train_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One forward, one backward, one step on the mean cross-entropy; returns the loss without reading it."""
+    def train_step(self, inputs: Tensor, targets: Tensor, slots: Tensor | None = None) -> Tensor:
+        """One forward, one backward, one step on the mean cross-entropy; returns the loss without reading it.
+
+        The samples that stand first are memory's, in ``slots``; those behind them are the incoming batch.
+        """
         if self.options.views > 1:
             inputs, targets = inputs.repeat(self.options.views, 1, 1, 1), targets.repeat(self.options.views)
-        seen = self.augmented(inputs)
-        logits = self.model.head(self.embed(seen))
-        loss = self.options.cross_entropy(logits, targets, self.old)
+        logits, added = self.forward(inputs, targets, slots)
+        return self.descend(self.options.cross_entropy(logits, targets, self.old) + added)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        slots: Tensor | None = None,
+        first: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A step's logits, and what ``mkd``, ``rrr`` and ``region`` add to its loss.
+
+        Memory's samples stand from ``first`` on, in the order of ``slots``; the others are the incoming batch.
+        Augmentation draws from ``generator``, by default the learner's own.
+        """
+        if self.reasons is None:
+            seen = self.augmented(inputs, generator)
+            logits = self.model.head(self.embed(seen))
+            added = logits.new_zeros(())
+        else:
+            seen, marks = marked(self, inputs, slots, first, generator or self.generator)
+            with watching(len(seen)) as saliency:
+                logits = self.model.head(self.embed(seen))
+            added = self.reasons.penalty(saliency(logits, targets), marks)
         if self.teacher is not None:
-            loss = loss + self.distillation(inputs, seen, logits)
-        return self.descend(loss)
+            added = added + self.distillation(inputs, seen, logits)
+        return logits, added
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Float32 features ``[n, d]`` with gradient, in training mode: a training step's forward pass."""
@@ -238,7 +272,12 @@ class Learner:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        with self._seeded(), self._autocast():
+        with self._seeded():
+            return self.passed(inputs)
+
+    def passed(self, inputs: Tensor) -> Tensor:
+        """Float32 features ``[n, d]`` with their graph, in whatever mode the model is."""
+        with self._autocast():
             return self.model.features(self._to_layout(inputs)).float()
 
     def descend(self, loss: Tensor) -> Tensor:
@@ -250,10 +289,10 @@ class Learner:
             follower.follow(self.model)
         return loss.detach()
 
-    def augmented(self, inputs: Tensor) -> Tensor:
+    def augmented(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The pictures as the step sees them: with the ``augment`` option drawn anew, else as they are."""
         augment = self.options.augmentation
-        return inputs if augment is None else augment(inputs, self.generator)
+        return inputs if augment is None else augment(inputs, generator or self.generator)
 
     def distillation(self, inputs: Tensor, seen: Tensor, logits: Tensor) -> Tensor:
         """What ``mkd`` adds to the loss: the model saw ``seen``, which is ``inputs`` augmented, and gave ``logits``."""
@@ -266,7 +305,11 @@ class Learner:
         return self.teacher.loss(taught, logits)
 
     def finish(self, batch: Batch, loss: Tensor) -> StepReport:
-        """Count the batch and report."""
+        """Count the batch and report; memory has been offered its samples."""
+        if self.reasons is not None:
+            self.reasons.keep(batch.ids, self.step)
+            if batch.task is None:
+                take_maps(self)  # no border will tell when these have been learned
         self.step += 1
         self.samples_seen += len(batch)
         self.forget_derived()

@@ -10,6 +10,8 @@ from everlearn.memory import reservoir
 class Naive(Learner):
     """One step on the incoming batch alone. A reservoir is kept for evidence; it never enters training."""
 
+    takes = Learner.takes - {"rrr"}
+
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)

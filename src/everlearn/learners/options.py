@@ -39,6 +39,10 @@ class Options:
     average : float
         If above 0, an average of the weights over about 1/average steps predicts (arXiv 1803.05407); see
         `AveragedModel`. Not with ``mkd``, which predicts by a mean of its own.
+    rrr : float
+        If above 0, weight of how far the maps of remembered samples drift (arXiv 2010.01528); see `reasons.py`.
+    region : float
+        If above 0, weight of the evidence outside the regions that samples bring with them; see `reasons.py`.
 
     Examples
     --------
@@ -53,6 +57,8 @@ class Options:
     review: float = 0.0
     mkd: float = 0.0
     average: float = 0.0
+    rrr: float = 0.0
+    region: float = 0.0
 
     @classmethod
     def of(cls, settings: dict[str, Any], method: str, takes: frozenset[str]) -> Options:
@@ -83,6 +89,8 @@ class Options:
         if not 0 <= self.average <= 1 or (self.average and self.mkd):
             found = f"average is {self.average}" + (" beside mkd, which has its own" if self.mkd else "")
             raise SettingError(f"{found}; expected a share from 0 (none) to 1; 0.01 averages about 100 steps")
+        if self.rrr < 0 or self.region < 0:
+            raise SettingError(f"rrr is {self.rrr} and region {self.region}; expected 0 (none) or more for both")
         _ = self.augmentation  # a wrong name shows when the learner is built
 
     @cached_property

@@ -35,7 +35,7 @@ class Refit(Learner):
         Bound on the norm of the gradient.
     """
 
-    takes = frozenset({"augment"})
+    takes = frozenset({"augment", "region"})
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Refit(Learner):
         self.forget_derived()
 
     def _train(self, generator: torch.Generator, rates: list[float]) -> None:
-        size, augment = self.memory.size, self.options.augmentation
+        size = self.memory.size
         steps, done = self.epochs * math.ceil(size / self.batch), 0
         for _ in range(self.epochs):
             for slots in torch.randperm(size, generator=generator).to(self.device).split(self.batch):
@@ -119,9 +119,9 @@ class Refit(Learner):
                 for group, rate in zip(self.optimizer.param_groups, rates):
                     group["lr"] = rate * share
                 m = self.recall(slots)
-                inputs = m.inputs if augment is None else augment(m.inputs, generator)
                 self.optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(self.model.head(self.embed(inputs)), m.targets).backward()
+                logits, added = self.forward(m.inputs, m.targets, slots, generator=generator)
+                (F.cross_entropy(logits, m.targets) + added).backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
                 self.optimizer.step()
                 done += 1

@@ -22,7 +22,7 @@ def review(learner: Learner, share: float) -> None:
     order = torch.randperm(learner.memory.size, generator=learner.generator).to(learner.device)
     for slots in order.split(2 * learner.replay):
         m = learner.recall(slots)
-        learner.train_step(m.inputs, m.targets)
+        learner.train_step(m.inputs, m.targets, slots)
     for group, rate in zip(learner.optimizer.param_groups, rates):
         group["lr"] = rate
     learner.forget_derived()

@@ -29,6 +29,8 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
     if learner.task is not None:
         parts["learner"]["task"] = torch.tensor([learner.task, learner.old])
     parts |= {part: follower.state_dict() for part, follower in learner.followers().items()}
+    if learner.reasons is not None:
+        parts["reasons"] = learner.reasons.state_dict()
     parts["rule"] = learner.rule_state()
     return {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
 
@@ -51,5 +53,7 @@ def restore(learner: Learner, state: dict[str, Tensor]) -> None:
     for part, follower in learner.followers().items():
         follower.grow(learner.model)
         follower.load_state_dict(parts[part])
+    if learner.reasons is not None:
+        learner.reasons.load_state_dict(parts["reasons"])
     learner.forget_derived()
     learner.load_rule_state(parts.get("rule", {}))

@@ -28,7 +28,7 @@ SOURCES = (
     "class folder, CSV/Parquet manifest, .npz, DICOM folder (with --labels), "
     "builtin:digits, torchvision:NAME or medmnist:NAME"
 )
-COLUMNS = "a manifest's column, ROLE=NAME, repeatable; roles: path, label, time, task, site, patient, split"
+COLUMNS = "a manifest's column, ROLE=NAME, repeatable; roles: path, label, time, task, site, patient, split, mask"
 _RUN = "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner"
 _OF_DATA = ("holdout", "labels", "columns", "root")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")

@@ -20,6 +20,7 @@ from everlearn.data.holdout import hold_out
 from everlearn.data.named import list_medmnist, list_torchvision
 from everlearn.data.npz import list_npz
 from everlearn.data.pictures import TEST, TRAIN, VALIDATION, Listing, read_file
+from everlearn.data.regions import regions_of_folder
 from everlearn.data.source import Source
 from everlearn.data.table import SUFFIXES as TABLE_SUFFIXES
 from everlearn.data.table import Columns, list_table
@@ -43,6 +44,7 @@ def open_source(
     columns: Columns | None = None,
     labels: str | Path | None = None,
     least: int = 2,
+    regions: bool = False,
 ) -> Source:
     """Open a source of samples.
 
@@ -70,6 +72,9 @@ def open_source(
         For a folder of DICOM files the table that says what each shows.
     least : int
         Classes that there must be: 2, or 1 for a source to go on with or to evaluate on.
+    regions : bool
+        Whether to look where in its picture each sample's decision should rest: in the ``meta.jsonl`` of a folder of
+        classes (`regions_of_folder`), in the column ``mask`` of a manifest. The source's are None where there are none.
 
     Raises
     ------
@@ -85,7 +90,12 @@ def open_source(
     ((1, 8, 8), 1797, 359)
     """
     _check(size, channels, holdout)
-    listing = _without_validation(_list(str(spec), _path(root), columns, _path(labels)))
+    listing = _list(str(spec), _path(root), columns, _path(labels))
+    if not regions:
+        listing = replace(listing, regions=None)
+    elif listing.regions is None and Path(spec).is_dir():
+        listing = replace(listing, regions=regions_of_folder(Path(spec), listing.names, listing.pictures))
+    listing = _without_validation(listing)
     if len(listing.class_names) < least:
         only = repr(listing.class_names[0])
         raise DataError(f"{listing.name} has one class only, {only}; expected two or more to tell apart")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from everlearn.data.decode import SUFFIXES, Shape, decode_picture, fit, open_image
 from everlearn.data.dicom import is_dicom, open_dicom
+from everlearn.data.regions import Regions
 from everlearn.data.source import Source
 from everlearn.errors import DataError
 
@@ -139,6 +140,7 @@ class Listing:
     tasks: NDArray[np.int64] | None = field(default=None, repr=False)
     sites: NDArray[np.str_] | None = field(default=None, repr=False)
     patients: NDArray[np.str_] | None = field(default=None, repr=False)
+    regions: Regions | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -148,7 +150,10 @@ class Listing:
         given = ("split", "times", "tasks", "sites", "patients")
         known = {name: getattr(self, name)[indices] for name in given if getattr(self, name) is not None}
         names = [self.names[i] for i in indices]
-        return replace(self, pictures=Chosen(self.pictures, indices), names=names, labels=self.labels[indices], **known)
+        pictures = Chosen(self.pictures, indices)
+        regions = None if self.regions is None else self.regions.select(indices, pictures)
+        labels = self.labels[indices]
+        return replace(self, pictures=pictures, names=names, labels=labels, regions=regions, **known)
 
     def to_source(self, shape: Shape, test: NDArray[np.bool_]) -> Source:
         """The source, once shape and held-out samples are known."""
@@ -164,6 +169,7 @@ class Listing:
             tasks=self.tasks,
             sites=self.sites,
             patients=self.patients,
+            regions=self.regions,
             in_memory=self.pictures.in_memory,
         )
 

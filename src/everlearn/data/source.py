@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.data.regions import Regions
+
 
 @dataclass(frozen=True)
 class Source:
@@ -32,6 +34,8 @@ class Source:
         ``[N]``: held out, never learned.
     times, tasks, sites, patients : array, optional
         ``[N]`` each: seconds (float64), task numbers (int64), names (str).
+    regions : Regions, optional
+        Where in its picture each sample's decision should rest.
     in_memory : bool
         Whether reading costs next to nothing, so that no worker processes are worth starting.
     """
@@ -47,6 +51,7 @@ class Source:
     tasks: NDArray[np.int64] | None = field(default=None, repr=False)
     sites: NDArray[np.str_] | None = field(default=None, repr=False)
     patients: NDArray[np.str_] | None = field(default=None, repr=False)
+    regions: Regions | None = field(default=None, repr=False)
     in_memory: bool = False
 
     def __len__(self) -> int:

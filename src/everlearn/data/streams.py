@@ -156,14 +156,17 @@ class Stream:
         order = np.concatenate(self.tasks).astype(np.int64)
         ends = np.cumsum([len(task) for task in self.tasks]) if self.borders else np.array([len(order)])
         held: list[NDArray[np.uint8]] = []
+        marks: list[NDArray[np.uint8]] = []
         places: list[int] = []
         for position, picture in enumerate(read_in_order(self.source, order[start:], workers), start):
-            if isinstance(picture, DataError):
+            i = int(order[position])
+            sample = picture if isinstance(picture, DataError) else self._with_region(picture, i)
+            if isinstance(sample, DataError):
                 if on_bad is not None:
-                    i = int(order[position])
-                    on_bad(Quarantined(self.first_id + i, self.source.names[i], str(picture), position))
+                    on_bad(Quarantined(self.first_id + i, self.source.names[i], str(sample), position))
             else:
-                held.append(picture)
+                held.append(sample[0])
+                marks += sample[1:]
                 places.append(position)
             task = int(np.searchsorted(ends, position, side="right"))
             if held and (len(held) == batch or position + 1 == ends[task]):
@@ -171,8 +174,18 @@ class Stream:
                 ids = torch.from_numpy(taken + self.first_id)
                 inputs = torch.from_numpy(np.stack(held))
                 number = self.first_task + task if self.borders else None
-                yield Batch(inputs, self.labels(taken), ids, number, position + 1)
-                held, places = [], []
+                regions = torch.from_numpy(np.stack(marks)) if marks else None
+                yield Batch(inputs, self.labels(taken), ids, number, position + 1, regions)
+                held, marks, places = [], [], []
+
+    def _with_region(self, picture: NDArray[np.uint8], i: int) -> list[NDArray[np.uint8]] | DataError:
+        """The picture, and where the source tells of regions its own."""
+        if self.source.regions is None:
+            return [picture]
+        try:
+            return [picture, self.source.regions.read(i, self.source.shape[1:])]
+        except DataError as error:
+            return error
 
 
 def _test_of_classes(source: Source, classes: Indices) -> Indices:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from everlearn.data.naming import classes_of
 from everlearn.data.pictures import TEST, TRAIN, VALIDATION, Files, Listing
+from everlearn.data.regions import Regions
 from everlearn.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_OPTIONAL = ("time", "task", "site", "patient", "split")
+_OPTIONAL = ("time", "task", "site", "patient", "split", "mask")
 _SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
@@ -41,7 +42,7 @@ class Columns:
     ----------
     path, label : str
         Must be there.
-    time, task, site, patient, split : str, optional
+    time, task, site, patient, split, mask : str, optional
         By default a column of that very name is used where there is one; a column named here must be there.
 
     Examples
@@ -57,6 +58,7 @@ class Columns:
     site: str | None = None
     patient: str | None = None
     split: str | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Rows:
     sites: NDArray[np.str_] | None
     patients: NDArray[np.str_] | None
     split: NDArray[np.int8] | None
+    masks: list[str | None] | None
 
 
 def list_table(file: Path, columns: Columns | None = None, root: Path | None = None) -> Listing:
@@ -81,7 +84,8 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
         ``.csv``, ``.tsv`` (UTF-8, with a line of names) or ``.parquet``.
     columns : Columns, optional
         Names of the columns. Times are ISO 8601 (without a zone: UTC) or numbers; tasks whole numbers, or names, which
-        then count in natural order; split is ``train``, ``test`` or ``val``.
+        then count in natural order; split is ``train``, ``test`` or ``val``; mask is a picture's file, bright where
+        the decision should rest (`Regions`), or empty.
     root : Path, optional
         The folder that paths are relative to and that none may leave; by default the manifest's own.
 
@@ -109,9 +113,10 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
             where = f"{file}: row {number + 1} has the path {path!r}"
             raise DataError(f"{where}, outside {folder}; name another root folder, or move the file there")
     names, labels = classes_of(rows.labels)
+    pictures = Files(folder, rows.keys)
     return Listing(
         name=str(file),
-        pictures=Files(folder, rows.keys),
+        pictures=pictures,
         names=rows.keys,
         labels=labels,
         class_names=names,
@@ -120,6 +125,7 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
         tasks=rows.tasks,
         sites=rows.sites,
         patients=rows.patients,
+        regions=Regions(folder, rows.masks, pictures) if rows.masks else None,
     )
 
 
@@ -162,6 +168,7 @@ def read_rows(file: Path, columns: Columns, key: str) -> Rows:
         sites=typed("site", lambda *cells: np.array(_filled(*cells))),
         patients=typed("patient", lambda *cells: np.array([_text(cell) for cell in cells[2]])),
         split=typed("split", _split),
+        masks=typed("mask", lambda *cells: [_text(cell) or None for cell in cells[2]]),
     )
 
 

@@ -57,13 +57,20 @@ def build_source(
     if settings.columns:
         where["columns"] = data.Columns(**settings.columns)
 
+    marked = spec is None and bool(config.learner.options.get("region"))
+
     def open_at(size: int | None) -> Source:
         return data.open_source(
             spec or settings.source, size=size, channels=channels, seed=config.seed, least=2 if first else 1,
-            holdout=settings.holdout if holdout is None else holdout, **where,
+            holdout=settings.holdout if holdout is None else holdout, regions=marked, **where,
         )  # fmt: skip
 
     source = open_at(size)
+    if marked and first and source.regions is None:
+        raise SettingError(
+            f"region is set, but {settings.source} tells of no regions; expected masks or boxes in the folder's "
+            "meta.jsonl, or a manifest with a column mask"
+        )
     if own:
         return source
     if size is None and not ours and max(source.shape[1:]) > 224:

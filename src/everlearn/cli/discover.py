@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,13 @@ def discover(
         list[str] | None, Verb(help="COLUMN<=NUMBER or COLUMN>=NUMBER; may be given several times")
     ] = None,
     cost: Annotated[str | None, Verb(help="column of what an experiment costs")] = None,
+    structures: Annotated[
+        str | None, Verb(help="column of crystal structures (CIF, POSCAR or pymatgen JSON), of compositions")
+    ] = None,
+    stability: Annotated[
+        float | None,
+        Verb(help="with --structures: eV/atom above the hull, beyond which a crystal relaxed by CHGNet is kept aside"),
+    ] = None,
     run: Annotated[Path | None, Verb(help="directory of the new campaign")] = None,
     results: Annotated[Path | None, Verb(help="what the laboratory found (CSV): learned before proposing")] = None,
     batch: Annotated[int | None, Verb(help="candidates of a batch")] = None,
@@ -60,8 +68,10 @@ def discover(
             "--name": name,
             "--limit": limit,
             "--cost": cost,
+            "--structures": structures,
+            "--stability": stability,
         }
-        given = next((option for option, value in begun.items() if value), "--run" if run else None)
+        given = next((option for option, value in begun.items() if value is not None), "--run" if run else None)
         if given:
             raise SettingError(f"{given} was settled when {source} was begun; leave it out, or begin another campaign")
         campaign = Campaign.open(source)
@@ -73,7 +83,7 @@ def discover(
         config = CampaignConfig.of({
             "targets": [_target(text, minimise) for text in target], "inputs": inputs, "column": column,
             "identity": name, "ignore": ignore or [], "limits": [_limit(text) for text in limit or []], "cost": cost,
-            "batch": batch or 8, "seed": seed,
+            "structures": structures, "stability": stability, "batch": batch or 8, "seed": seed,
         })  # fmt: skip
         campaign = Campaign.create(run, source, config)
     with campaign:
@@ -116,6 +126,9 @@ def _print(
     if told is not None:
         again = "; this file was told already, nothing changed" if told.again else ""
         say(f"learned {told.learned} results, {told.repeats} of them repeats{again}")
+    stabilities = campaign.stabilities
+    for candidate, reason in campaign.unstable.items():
+        say(f"[yellow]kept aside[/] {escape(candidate)}: {escape(reason)}", soft_wrap=True)
     for note in campaign.search.notes():
         say(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     if not proposals:
@@ -128,6 +141,7 @@ def _print(
             f"{name} {o.value:.4g} ({o.low:.4g} … {o.high:.4g})" for name in names if (o := proposal.outlook.get(name))
         ]
         shown += [] if proposal.chance is None else [f"beats the best: {proposal.chance:.0%}"]
+        shown += [stabilities[proposal.candidate].words()] if proposal.candidate in stabilities else []
         say(f"[bold]{i + 1}.[/] {escape(proposal.candidate)}", soft_wrap=True)
         say(Padding(escape(", ".join(shown) or "unlike those measured"), (0, 0, 0, 3)))
         if why:
@@ -141,17 +155,20 @@ def _print(
 def _result(
     campaign: Campaign, proposals: list[Proposal], why: list[Reason], told: Told | None, page: Path | None, table: Path
 ) -> dict[str, Any]:
+    stable = campaign.stabilities
     return {
         "run": str(campaign.path),
         "candidates": len(campaign.pool.candidates),
         "measured": len(campaign.search.tried),
         "told": None if told is None else {"learned": told.learned, "repeats": told.repeats, "again": told.again},
         "aside": [{"file": file, "row": each.row, "reason": each.reason} for file, each in campaign.aside],
+        "unstable": campaign.unstable,
         "notes": campaign.search.notes(),
         "proposals": [
             {"candidate": each.candidate, "text": each.text, "chance": each.chance, "why": each.why}
             | {"expected": {k: {"value": o.value, "low": o.low, "high": o.high} for k, o in each.outlook.items()}}
             | ({"reason": why[i].summary()} if why else {})
+            | ({"stability": asdict(stable[each.candidate])} if each.candidate in stable else {})
             for i, each in enumerate(proposals)
         ],
         "batch": str(table),

@@ -19,10 +19,14 @@ from filelock import FileLock, Timeout
 
 from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Decision, Entries, Telling
+from everlearn.discovery.needs import need
 from everlearn.discovery.neighbours import neighbours_of
-from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_table, values_of
+from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_pool, read_table, values_of
 from everlearn.discovery.reasons import Reason, explain
 from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.stability import Stability
+from everlearn.discovery.stable import Judge
+from everlearn.discovery.structures import table_text
 from everlearn.errors import DataError, RunError, SettingError
 
 
@@ -73,11 +77,13 @@ class Campaign:
                 raise RunError(
                     f"{path} holds a run already; go on with everlearn discover {path}, or choose another directory"
                 )
+        if config.stability is not None:
+            need("chgnet", "crystals")
         open_pool(pool, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
-            _copy(pool, path / "pool.csv")
+            _copy(pool, path / "pool.csv", config)
             beside = path / ".campaign.toml"
             beside.write_text(config.dump(), encoding="utf-8")
             beside.rename(path / "campaign.toml")
@@ -104,7 +110,23 @@ class Campaign:
         n = self.config.batch if n is None else n
         if n < 1:
             raise SettingError(f"n is {n}; expected 1 or more proposals")
+        if self.config.stability is not None:
+            return Judge(self.entries, self.pool, self.config.stability).propose(lambda: self.search, n)
         return self.search.propose(n)
+
+    @property
+    def stabilities(self) -> dict[str, Stability]:
+        """How stable the candidates are whose structures were relaxed, by name."""
+        return {name: Stability.of(each) for name, each in self.entries.judged().items()}
+
+    @property
+    def unstable(self) -> dict[str, str]:
+        """Why candidates are not proposed although they look good: they would fall apart."""
+        limit = self.config.stability
+        if limit is None:
+            return {}
+        refused = {name: each.refused(limit) for name, each in self.stabilities.items()}
+        return {name: why for name, why in refused.items() if why}
 
     def enumerate(self, n: int = 200) -> list[str]:
         """Add up to n neighbours of the best measured candidates to the pool, to be proposed like all others.
@@ -249,7 +271,7 @@ class Campaign:
             self._search = Search(self.pool, self.config, self.path)
         decided = self.decisions.values()
         accepted, rejected = ([d.candidate for d in decided if d.verdict == v] for v in ("accept", "reject"))
-        self._search.learn(self.measured, accepted, rejected)
+        self._search.learn(self.measured, accepted, [*rejected, *self.unstable])
         return self._search
 
     def close(self) -> None:
@@ -308,12 +330,14 @@ class Campaign:
         return Told(len(good), repeats, aside)
 
 
-def _copy(pool: Path, to: Path) -> None:
-    """Plain text beside, then a rename: the run does not change when the pool's file does."""
+def _copy(pool: Path, to: Path, config: CampaignConfig) -> None:
+    """Plain text beside, then a rename: the run does not change when the pool's file, or a structure's, does."""
     import gzip
 
     beside = to.with_name(f".{to.name}")
-    if pool.suffix == ".gz":
+    if config.structures is not None:
+        beside.write_text(table_text(*read_pool(pool, config)), encoding="utf-8")
+    elif pool.suffix == ".gz":
         with gzip.open(pool, "rb") as packed, beside.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
     else:

@@ -50,6 +50,10 @@ class CampaignConfig(_Part):
     ignore: tuple[str, ...] = Field((), description="columns that are not inputs, with inputs = columns")
     limits: tuple[Limit, ...] = ()
     cost: str | None = Field(None, description="column of what an experiment costs")
+    structures: str | None = Field(None, description="column of crystal structures: CIF, POSCAR or pymatgen JSON")
+    stability: float | None = Field(
+        None, ge=0, description="eV per atom above the hull, beyond which a crystal is not proposed"
+    )
     batch: int = Field(8, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
 
@@ -57,9 +61,12 @@ class CampaignConfig(_Part):
     def of(cls, settings: dict[str, Any]) -> CampaignConfig:
         """Check a dictionary of settings; raises `SettingError` that names the first bad one."""
         try:
-            return cls.model_validate(settings)
+            config = cls.model_validate(settings)
         except ValidationError as error:
             raise SettingError(_one_line(error)) from error
+        if config.stability is not None and config.structures is None:
+            raise SettingError("stability is judged by structures; name their column with structures (--structures)")
+        return config
 
     @classmethod
     def load(cls, file: Path) -> CampaignConfig:

@@ -134,6 +134,22 @@ class Entries:
         """Batches that were entered, in order."""
         return [each["batch"] for each, _, _ in self._read("proposed")]
 
+    def relaxed(self, name: str, found: dict[str, Any]) -> None:
+        """Enter a relaxation under a name."""
+        self._enter("relaxed", {"name": name, "found": found})
+
+    def relaxations(self) -> dict[str, dict[str, Any]]:
+        """What was relaxed, by name."""
+        return {each["name"]: each["found"] for each, _, _ in self._read("relaxed")}
+
+    def judge(self, candidate: str, stability: dict[str, Any]) -> None:
+        """Enter how stable a candidate is."""
+        self._enter("judged", {"candidate": candidate, "stability": stability})
+
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """How stable candidates are, by name."""
+        return {each["candidate"]: each["stability"] for each, _, _ in self._read("judged")}
+
     def close(self) -> None:
         """Close the journal."""
         with self._turn:

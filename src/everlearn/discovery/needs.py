@@ -1,4 +1,4 @@
-"""Libraries of the extra ``discover``: brought in when first used, with one clear line where one is missing."""
+"""Libraries of the extras ``discover`` and ``crystals``, brought in when first used: one line where one is missing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from types import ModuleType
 from everlearn.errors import SettingError
 
 
-def need(module: str) -> ModuleType:
-    """Import a library of the extra ``discover``.
+def need(module: str, extra: str = "discover") -> ModuleType:
+    """Import a library of an extra.
 
     Parameters
     ----------
     module : str
         Such as ``"rdkit.Chem"``.
+    extra : str
+        Which extra brings it.
 
     Raises
     ------
@@ -32,5 +34,5 @@ def need(module: str) -> ModuleType:
         library = module.partition(".")[0]
         raise SettingError(
             f"discovery needs {library}, which cannot be imported ({error}); "
-            "install it with: pip install 'everlearn[discover]'"
+            f"install it with: pip install 'everlearn[{extra}]'"
         ) from error

@@ -16,7 +16,7 @@ from everlearn.discovery.campaign import Campaign
 from everlearn.discovery.features import Rows
 from everlearn.discovery.reasons import Reason
 from everlearn.discovery.search import Proposal, Search
-from everlearn.discovery.view import View, view_of
+from everlearn.discovery.view import View, views_of
 from everlearn.report.page import write
 
 _PAGES = jinja2.Environment(
@@ -51,12 +51,10 @@ def report_campaign(campaign: Campaign, proposals: Sequence[Proposal], reasons: 
         tried=len(search.tried),
         targets=[{"name": t.name, "way": "small" if t.minimise else "large"} for t in targets],
         notes=search.notes(),
-        proposals=[
-            _drawn(campaign, view_of(each, reason, new=each.candidate in campaign.enumerated))
-            for each, reason in zip(proposals, reasons)
-        ],
+        proposals=[_drawn(campaign, view) for view in views_of(campaign, proposals, reasons)],
+        unstable=campaign.unstable,
         progress=progress(campaign),
-        map=pool_map(campaign.search, proposals),
+        map=pool_map(campaign.search, [each.row for each in proposals]),
         calibration=[
             {"target": targets[k].name} | search.calibration(k) for k in range(len(targets)) if search.learnable(k)
         ],
@@ -96,7 +94,7 @@ def progress(campaign: Campaign) -> str:
     return _svg(figure)
 
 
-def pool_map(search: Search, proposals: Sequence[Proposal]) -> str:
+def pool_map(search: Search, proposed: Sequence[int]) -> str:
     """The pool on the two directions it varies most along, as the surrogate compares candidates."""
     n = len(search.features)
     if n < 3:
@@ -115,8 +113,8 @@ def pool_map(search: Search, proposals: Sequence[Proposal]) -> str:
     if rows:
         dots = axes.scatter(*_columns(place(rows)), s=18, c=means, cmap="viridis", label="measured")
         figure.colorbar(dots, label=search.config.targets[0].name)
-    if proposals:
-        dots = _columns(place([each.row for each in proposals]))
+    if proposed:
+        dots = _columns(place(proposed))
         axes.scatter(*dots, s=60, facecolors="none", edgecolors="#d0342c", linewidths=1.6, label="next")
     axes.set(xticks=[], yticks=[])
     axes.legend(frameon=False, fontsize=8)

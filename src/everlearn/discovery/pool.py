@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everlearn.discovery import compositions, molecules, numbers
+from everlearn.discovery import compositions, molecules, numbers, structures
 from everlearn.discovery.columns import Column, read_columns
 from everlearn.discovery.config import CampaignConfig, Inputs
 from everlearn.errors import DataError, SettingError
@@ -58,6 +58,8 @@ class Pool:
         Column of the SMILES or formulas.
     identity : str or None
         Column of the names; without one a candidate goes by its SMILES, its formula or ``row N``.
+    structures : str or None
+        Column of the crystal structures, as JSON.
     candidates : list of Candidate
     measured : list of Measurement
         What the table knew already.
@@ -73,6 +75,7 @@ class Pool:
     inputs: Inputs
     column: str | None
     identity: str | None
+    structures: str | None = None
     candidates: list[Candidate] = field(default_factory=list)
     measured: list[Measurement] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
@@ -142,6 +145,17 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return header, rows
 
 
+def read_pool(file: Path, config: CampaignConfig) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The table as a campaign keeps it: structures are read from their files and held in it."""
+    header, rows = read_table(file)
+    if config.structures is None:
+        return header, rows
+    if config.structures not in header:
+        raise SettingError(f"{file} has no column {config.structures!r}; it has {', '.join(header)}")
+    formula = config.column is None and not any(name.lower() in _FORMULA for name in header)
+    return structures.with_structures(header, rows, config.structures, file.parent, formula)
+
+
 def open_pool(file: Path, config: CampaignConfig) -> Pool:
     """Read a pool.
 
@@ -152,13 +166,14 @@ def open_pool(file: Path, config: CampaignConfig) -> Pool:
     SettingError
         If a column that was named is not there.
     """
-    header, rows = read_table(file)
+    header, rows = read_pool(file, config)
     targets = [target.name for target in config.targets]
     for name in (
         *targets,
         config.column,
         config.identity,
         config.cost,
+        config.structures,
         *config.ignore,
         *(x.column for x in config.limits),
     ):
@@ -168,7 +183,9 @@ def open_pool(file: Path, config: CampaignConfig) -> Pool:
     identity = config.identity or next(
         (name for name in header if name.lower() in _NAMES and name not in targets), None
     )
-    pool = Pool(inputs, column, identity)
+    if config.structures and inputs != "composition":
+        raise SettingError(f"structures are of compositions; the candidates of {file} are {inputs}")
+    pool = Pool(inputs, column, identity, config.structures)
     pool.units = {name: numbers.common_unit(cells[name] for _, cells in rows) for name in targets}
     if inputs == "columns":
         pool.columns = read_columns(_described(header, pool, config), [cells for _, cells in rows])
@@ -196,6 +213,9 @@ def values_of(cells: dict[str, str], units: dict[str, str]) -> tuple[float | Non
 def _enter(pool: Pool, first: dict[str, tuple[int, Candidate]], row: int, cells: dict[str, str]) -> None:
     try:
         text = cells[pool.column].strip() if pool.column else _joined(cells, pool.columns)
+        fault = structures.fault(cells[pool.structures]) if pool.structures else None
+        if fault:
+            raise ValueError(fault)
         if not text.strip(" ;"):
             raise ValueError(f"{pool.column or 'every input column'} is empty")
         key = _key(pool.inputs, text)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from everlearn.discovery.campaign import Campaign
 from everlearn.discovery.reasons import Case, Reason
 from everlearn.discovery.search import Proposal
 
 View = dict[str, Any]
 
 
-def view_of(proposal: Proposal, reason: Reason, *, new: bool = False) -> View:
-    """What is shown of a proposal; ``new`` marks one that no table lists. Can be written as JSON."""
+def views_of(campaign: Campaign, proposals: Sequence[Proposal], reasons: Sequence[Reason]) -> list[View]:
+    """What is shown of each proposal. Can be written as JSON."""
+    new, stable = campaign.enumerated, campaign.stabilities
+    return [
+        _view(proposal, reason)
+        | {"new": proposal.candidate in new}
+        | {"stability": stable[proposal.candidate].words() if proposal.candidate in stable else ""}
+        for proposal, reason in zip(proposals, reasons)
+    ]
+
+
+def _view(proposal: Proposal, reason: Reason) -> View:
     largest = max((abs(e.effect) for e in reason.effects), default=0.0) or 1.0
     checks = (("parts", reason.parts_check), ("cases", reason.cases_check))
     return {
         "name": proposal.candidate,
         "text": proposal.text,
-        "new": new,
         "expected": [
             {"target": name, "value": o.value, "low": o.low, "high": o.high} for name, o in proposal.outlook.items()
         ],

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from everlearn.discovery import Campaign, Decision, Measurement, Told, report_campaign, write_proposals
 from everlearn.discovery.numbers import missing, number
 from everlearn.discovery.page import pool_map, progress
-from everlearn.discovery.reasons import explain
-from everlearn.discovery.view import View, view_of
+from everlearn.discovery.view import View, views_of
 from everlearn.errors import DataError, EverlearnError, SettingError
 from everlearn.server.background import step_back
 from everlearn.server.security import Actor, Gate
@@ -127,18 +126,15 @@ class CampaignDesk:
     def _work(self, propose: bool) -> None:
         step_back()
         try:
-            search = self.campaign.search
-            proposals = search.propose(self.campaign.config.batch)
+            proposals = self.campaign.ask() if propose else []
             if propose:
-                reasons = explain(search, proposals)
-                new = self.campaign.enumerated
-                views = [view_of(p, r, new=p.candidate in new) for p, r in zip(proposals, reasons)]
+                reasons = self.campaign.explain(proposals)
                 report_campaign(self.campaign, proposals, reasons)
                 write_proposals(self.campaign, proposals, reasons)
-                self._map = pool_map(search, proposals)
-                self.campaign.entries.propose(views)
-            else:
-                self._map = pool_map(search, proposals)
+                self.campaign.entries.propose(views_of(self.campaign, proposals, reasons))
+            self._map = pool_map(
+                self.campaign.search, [self.campaign.search.row[each["name"]] for each in self.batch()[1]]
+            )
         except EverlearnError as error:
             self.fault = " ".join(str(error).split())
 

@@ -50,6 +50,7 @@ def batch(request: Request, desk: TheCampaign, who: Who) -> Response:
         open=sum(state(name) == "open" for name in names),
         waiting=[d for d in decisions.values() if d.verdict == "accept" and d.candidate not in values.keys() | names],
         rejected=[d for d in decisions.values() if d.verdict == "reject" and d.candidate not in names],
+        unstable=desk.campaign.unstable,
         working=desk.working,
         fault=desk.fault,
     )

@@ -45,6 +45,8 @@ DISCOVERY_TEXTS = {
     "take_back_sure": ("Take this result back, as if it had never been entered?", "이 결과를 입력하지 않은 것으로 되돌릴까요?"),
     "no_results": ("No result was entered yet; the pool's own {0} measurements are not listed.", "입력된 결과가 없습니다. 표에 있던 측정값 {0}개는 표시하지 않습니다."),
     "kept_aside": ("Kept aside", "제외된 행"),
+    "crystal": ("Crystal, relaxed by CHGNet", "결정 (CHGNet 완화)"),
+    "unstable": ("Not proposed: they would fall apart", "제안하지 않음: 분해될 결정"),
     "progress_map": ("Progress, and the map of the pool", "진행 상황과 후보 지도"),
     "progress": ("Measured values in order, and the best so far", "측정값과 현재 최고값"),
     "map": ("Pool, measured candidates and the next batch", "후보, 측정된 후보, 다음 목록"),

@@ -1,4 +1,4 @@
-"""``everlearn explain``: why a run says what it says of pictures."""
+"""``everlearn explain``: why a run says what it says of pictures or texts."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from PIL import Image
 
 from everlearn.cli import show
 from everlearn.cli.bar import bar
-from everlearn.data import read_picture
-from everlearn.data.decode import SUFFIXES
+from everlearn.cli.given import expanded, read_given
 from everlearn.data.dicom import is_dicom
-from everlearn.errors import DataError, RunError, SettingError
-from everlearn.explainers import EXPLAINERS, Explanation
+from everlearn.errors import RunError, SettingError
+from everlearn.explainers import EXPLAINERS, TEXT_EXPLAINERS, Explanation
 from everlearn.explainers import explain as explain_inputs
 from everlearn.report import Case, comparable, explanation_page, pictures
 from everlearn.report.capture import secondary_capture
+from everlearn.report.texts import text_of
 from everlearn.runs import Run
+
+_METHODS = f"of {', '.join(EXPLAINERS)}; for texts {', '.join(TEXT_EXPLAINERS)}"
 
 
 def explain(
     run: Annotated[Path, typer.Argument(help="directory of the run")],
-    files: Annotated[list[Path], typer.Argument(help="pictures, DICOM files, or folders of them")],
-    method: Annotated[str, typer.Option(help=f"of {', '.join(EXPLAINERS)}")] = "frugal_sise",
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="pictures, DICOM files, folders of them; texts, tables of texts")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="a text itself, for a run on texts; repeatable")] = None,
+    method: Annotated[str | None, typer.Option(help=_METHODS)] = None,
     target: Annotated[str | None, typer.Option(help="class to explain; by default the predicted one")] = None,
     cutoff: Annotated[float, typer.Option(help="probability below which no finding is drawn", min=0, max=1)] = 0.0,
     out: Annotated[
@@ -36,41 +40,31 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Explain FILES: a heat map, remembered cases for and against, words, and how faithful the map measured to be."""
-    files = _expanded(files)
+    files = expanded(files or [])
     with Run.open(run) as opened, bar("explaining", quiet=json) as tell:
         learner, names = opened.learner(), opened.journal.class_names()
         code = _code(target, {names[code]: code for code in learner.classes.codes})
-        channels, size, _ = opened.shape
-        inputs = torch.stack([torch.from_numpy(read_picture(file, channels, size)) for file in files])
+        inputs, given = read_given(opened, files, text or [])
+        of_texts = opened.config.data.of_texts
         explanations = explain_inputs(
-            learner, inputs, code, explainer=method, class_names=names, cutoff=cutoff, progress=tell
-        )
+            learner, inputs, code, explainer=method or (None if of_texts else "frugal_sise"), class_names=names,
+            cutoff=cutoff, progress=tell,
+        )  # fmt: skip
     folder = out or run / "explanations"
-    stems = _distinct([file.stem for file in files])
-    cases = [Case(picture, file.name, None, e) for picture, file, e in zip(inputs, files, explanations)]
-    page = explanation_page(cases, names, f"{len(files)} explained by {run.name}", folder / "explanations.html")
-    rows = [_keep(folder, stem, case, names, file) for stem, case, file in zip(stems, cases, files)]
+    shown = given if of_texts else [file.name for file in files]
+    cases = [Case(sample, name, None, e) for sample, name, e in zip(inputs, shown, explanations)]
+    page = explanation_page(cases, names, f"{len(cases)} explained by {run.name}", folder / "explanations.html")
+    if of_texts:
+        rows = [_of_text(case, names) for case in cases]
+    else:
+        stems = _distinct([file.stem for file in files])
+        rows = [_keep(folder, stem, case, names, file) for stem, case, file in zip(stems, cases, files)]
     if json:
         show.print_json({"run": str(run), "page": str(page), "explanations": rows})
         return
     for row in rows:
         show.console.print(f"[bold]{row['file']}[/]: {row['words']}")
     show.console.print(f"page: {page.absolute()}", soft_wrap=True)
-
-
-def _expanded(files: list[Path]) -> list[Path]:
-    """Folders replaced by the pictures and DICOM files below them, in order."""
-    found: list[Path] = []
-    for file in files:
-        if not file.is_dir():
-            found.append(file)
-            continue
-        inside = sorted(p for p in file.rglob("*") if p.is_file() and not p.name.startswith("."))
-        inside = [p for p in inside if p.suffix.lower() in SUFFIXES or is_dicom(p)]
-        if not inside:
-            raise DataError(f"{file} holds no picture; expected JPEG, PNG, BMP, TIFF, WebP or DICOM files")
-        found += inside
-    return found
 
 
 def _code(target: str | None, codes: dict[str, int]) -> int | None:
@@ -102,6 +96,25 @@ def _keep(folder: Path, stem: str, case: Case, names: dict[int, str], origin: Pa
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
     dicom = secondary_capture(overlay, e.words, folder / f"{stem}.dcm", origin) if is_dicom(origin) else None
+    return _said(case, names) | {
+        "overlay": str(folder / f"{stem}.png"),
+        "comparable": str(folder / f"{stem}-comparable.png"),
+        "dicom": None if dicom is None else str(dicom),
+        "map": str(folder / f"{stem}.npy"),
+    }
+
+
+def _of_text(case: Case, names: dict[int, str]) -> dict[str, Any]:
+    """What JSON says of a text: each word with the map's value, and the remembered texts."""
+    e, found = case.explanation, _said(case, names)
+    values = [round(value, 6) for value in e.map.flatten().tolist()]
+    for row, x in zip(found["evidence"], e.evidence or []):
+        row["text"] = text_of(x.picture)
+    return found | {"map": [[part.strip(), value] for part, value in zip(e.parts, values)], "not_read": e.rest}
+
+
+def _said(case: Case, names: dict[int, str]) -> dict[str, Any]:
+    e: Explanation = case.explanation
     return {
         "file": case.name,
         "class": names[e.code],
@@ -117,8 +130,4 @@ def _keep(folder: Path, stem: str, case: Case, names: dict[int, str], origin: Pa
             for x in e.evidence or []
         ],
         "drawn": e.drawn,
-        "overlay": str(folder / f"{stem}.png"),
-        "comparable": str(folder / f"{stem}-comparable.png"),
-        "dicom": None if dicom is None else str(dicom),
-        "map": str(folder / f"{stem}.npy"),
     }

@@ -21,14 +21,17 @@ from everlearn.runs import Config, Moment, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look
+from everlearn.runs.choose_text import choose_text
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import Log, check_log, open_log
 
 SOURCES = (
-    "class folder, CSV/Parquet manifest, .npz, DICOM folder (with --labels), "
+    "class folder, CSV/Parquet manifest, table of texts, .npz, DICOM folder (with --labels), "
     "builtin:digits, torchvision:NAME or medmnist:NAME"
 )
-COLUMNS = "a manifest's column, ROLE=NAME, repeatable; roles: path, label, time, task, site, patient, split, mask"
+COLUMNS = (
+    "a manifest's column, ROLE=NAME, repeatable; roles: path or text, label, time, task, site, patient, split, mask"
+)
 _RUN = "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner"
 _OF_DATA = ("holdout", "labels", "columns", "root")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")
@@ -39,7 +42,9 @@ def learn(
     run: Annotated[Path | None, Option(help=_RUN)] = None,
     resume: Annotated[Path | None, Option(help="go on with this run; its settings are those it began with")] = None,
     method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)}; chosen")] = None,
-    backbone: Annotated[str | None, Option(help="slim_resnet18, resnet18 or any timm name; chosen")] = None,
+    backbone: Annotated[
+        str | None, Option(help="slim_resnet18, resnet18, any timm name; for texts an encoder's folder; chosen")
+    ] = None,
     weights: Annotated[Path | None, Option(help="safetensors file for the backbone; chosen if at hand")] = None,
     pretrained: Annotated[bool, Option("--pretrained", help="let timm fetch pretrained weights")] = False,
     memory: Annotated[int | None, Option(help="remembered samples, at most; chosen, mostly 1000")] = None,
@@ -54,7 +59,7 @@ def learn(
     order: Annotated[str | None, Option(help="of classes: natural (default) or seeded")] = None,
     watch: Annotated[Path | None, Option(help="learn files as they arrive in this folder, DIR/CLASS/file")] = None,
     seed: Annotated[int | None, Option(help="of everything drawn; 0")] = None,
-    size: Annotated[int | None, Option(help="height and width of the pictures; chosen")] = None,
+    size: Annotated[int | None, Option(help="height and width of the pictures, bytes of a text; chosen")] = None,
     channels: Annotated[int | None, Option(help="1 grey, 3 colour; chosen")] = None,
     holdout: Annotated[float | None, Option(help="share held out where there is no test split; 0.2")] = None,
     labels: Annotated[Path | None, Option(help="label CSV of a DICOM folder")] = None,
@@ -141,21 +146,27 @@ def _chosen(
         settings["more"] = [{"data": watched, "stream": {k: v for k, v in settings["stream"].items() if k == "batch"}}]
     checked = Config.of(settings)  # before anything is opened
     source = build_source(checked, own=True) if spec else _there_already(checked)
-    weights, shape = given.get("weights"), fixed_shape(checked)
-    seen = look(source, Path(weights) if weights else None, given.get("backbone"), *([shape] if shape else []))
-    found = choose(seen, given)
+    if source is not None and source.text:
+        settings["data"]["columns"] = {"text": "text", **settings["data"].get("columns", {})}
+        if Path(given.get("backbone", "")).is_dir():
+            settings["learner"]["backbone"] = str(Path(given["backbone"]).absolute())
+        found = choose_text(source, given)
+    else:
+        weights, shape = given.get("weights"), fixed_shape(checked)
+        seen = look(source, Path(weights) if weights else None, given.get("backbone"), *([shape] if shape else []))
+        found = choose(seen, given)
     values = {name: each.value for name, each in found.items()}
     learner = ("backbone", "weights", "method", "lr", "memory")
     for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):
         settings[part] = settings[part] | {name: values[name] for name in names if name in values}
-    if "average" in values:
-        options = {"average": values["average"]} | settings["learner"].get("options", {})
+    if options := {name: values[name] for name in ("average", "shrinkage") if name in values}:
+        options |= settings["learner"].get("options", {})
         settings["learner"] = settings["learner"] | {"options": options}
     settings |= {"workers": values.get("workers", checked.workers)}
     settings["chosen"] = {name: f"{each.value}: {each.why}" for name, each in found.items()}
     config = Config.of(settings)
-    assert config.data.size and config.data.channels
-    fitting = reshaped(source, config.data.channels, config.data.size) if source and spec else None
+    assert config.data.size
+    fitting = reshaped(source, config.data.channels or 1, config.data.size) if source and spec else None
     return config, fitting, found
 
 

@@ -10,6 +10,7 @@ import typer
 
 from everlearn.cli import show
 from everlearn.errors import RunError, SettingError
+from everlearn.runs.config import Config
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -52,6 +53,8 @@ def serve(
         from everlearn.server.settings import LOOPBACK
     except ImportError as error:
         raise SettingError(f"serving needs {error.name}; install it with: pip install 'everlearn[serve]'") from None
+    if (run / "config.toml").exists() and Config.load(run / "config.toml").data.of_texts:
+        raise SettingError(f"{run} is of texts; the page shows pictures: use everlearn explain, report and audit")
     local = host in LOOPBACK
     settings = Settings(
         run, cases, host, port, learns, rate if rate is not None else (0 if local else 600), max_mb * 2**20, margin

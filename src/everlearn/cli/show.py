@@ -109,7 +109,8 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
         console.print(
             f"[yellow]{result['quarantined']} samples could not be read; see `everlearn report {run.path}`[/]"
         )
-    console.print(f"next: everlearn explain {run.path} PICTURE, everlearn report {run.path}")
+    what = "--text TEXT" if run.config.data.of_texts else "PICTURE"
+    console.print(f"next: everlearn explain {run.path} {what}, everlearn report {run.path}")
 
 
 def matrix_table(matrix: list[list[float | None]], title: str) -> None:

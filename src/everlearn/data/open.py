@@ -24,6 +24,7 @@ from everlearn.data.regions import regions_of_folder
 from everlearn.data.source import Source
 from everlearn.data.table import SUFFIXES as TABLE_SUFFIXES
 from everlearn.data.table import Columns, list_table
+from everlearn.data.text import Texts
 from everlearn.errors import DataError, SettingError
 
 _KINDS = "a folder of classes, .csv, .tsv, .parquet, .npz, builtin:digits, torchvision:NAME or medmnist:NAME"
@@ -51,11 +52,12 @@ def open_source(
     Parameters
     ----------
     spec : str or Path
-        A folder of classes; a manifest (CSV, TSV, Parquet); an ``.npz`` with MedMNIST's keys; a folder of DICOM files
-        with ``labels``; ``builtin:digits``; ``torchvision:NAME``; ``medmnist:NAME``.
+        A folder of classes; a manifest or a table of texts (CSV, TSV, Parquet); an ``.npz`` with MedMNIST's keys; a
+        folder of DICOM files with ``labels``; ``builtin:digits``; ``torchvision:NAME``; ``medmnist:NAME``.
     size : int, optional
         Pixels a side of every picture as it is read. By default the pictures' own, where a fixed sample of 32 are equal
-        squares of at most 256, else 224.
+        squares of at most 256, else 224. Of texts the bytes that are kept of each, by default the longest's, at most
+        1024.
     channels : int, optional
         1 or 3. By default 1 if all pictures of that sample are grey, else 3.
     holdout : float
@@ -113,7 +115,7 @@ def reshaped(source: Source, channels: int, size: int) -> Source:
     """
     _check(size, channels, 0)
     assert isinstance(source.read, partial)
-    shape = (channels, size, size)
+    shape = (1, 1, size) if source.text else (channels, size, size)
     return replace(source, shape=shape, read=partial(source.read.func, shape=shape))
 
 
@@ -160,7 +162,7 @@ def _list(spec: str, root: Path | None, columns: Columns | None, labels: Path | 
     path = Path(spec).expanduser()
     if not path.exists():
         raise DataError(f"{spec} does not exist{_nearest(path)}")
-    suffix = path.suffix.lower()
+    suffix = next((end for end in (*TABLE_SUFFIXES, ".npz") if path.name.lower().endswith(end)), path.suffix.lower())
     if path.is_dir():
         _unused(spec, root=root, columns=None if labels else columns)
         if labels is not None:
@@ -228,6 +230,10 @@ def _without_validation(listing: Listing) -> Listing:
 
 def _shape(listing: Listing, size: int | None, channels: int | None) -> Shape:
     """What is not given is decided by a fixed sample of pictures; one at least must be readable."""
+    if isinstance(listing.pictures, Texts):
+        if channels == 3:
+            raise SettingError(f"channels is 3, but {listing.name} holds texts; leave it out")
+        return 1, 1, size or listing.pictures.length
     needed = 1 if size and channels else _LOOKED_AT
     sizes: list[tuple[int, int]] = []
     grey, first_error = True, ""

@@ -17,6 +17,7 @@ from everlearn.data.decode import SUFFIXES, Shape, decode_picture, fit, open_ima
 from everlearn.data.dicom import is_dicom, open_dicom
 from everlearn.data.regions import Regions
 from everlearn.data.source import Source
+from everlearn.data.text import Texts
 from everlearn.errors import DataError
 
 TRAIN, TEST, VALIDATION = 0, 1, 2
@@ -131,7 +132,7 @@ class Listing:
     """
 
     name: str
-    pictures: Pictures
+    pictures: Pictures | Texts
     names: Sequence[str] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     class_names: tuple[str, ...]
@@ -150,8 +151,11 @@ class Listing:
         given = ("split", "times", "tasks", "sites", "patients")
         known = {name: getattr(self, name)[indices] for name in given if getattr(self, name) is not None}
         names = [self.names[i] for i in indices]
-        pictures = Chosen(self.pictures, indices)
-        regions = None if self.regions is None else self.regions.select(indices, pictures)
+        held = self.pictures
+        pictures = held.select(indices) if isinstance(held, Texts) else Chosen(held, indices)
+        regions = None
+        if self.regions is not None and isinstance(pictures, Chosen):
+            regions = self.regions.select(indices, pictures)
         labels = self.labels[indices]
         return replace(self, pictures=pictures, names=names, labels=labels, regions=regions, **known)
 
@@ -171,6 +175,7 @@ class Listing:
             patients=self.patients,
             regions=self.regions,
             in_memory=self.pictures.in_memory,
+            text=isinstance(self.pictures, Texts),
         )
 
 

@@ -17,7 +17,8 @@ class Batch:
     Parameters
     ----------
     inputs : Tensor
-        ``[n, C, H, W]`` uint8 pictures (0..255). They stay bytes until the model normalises them on its own device.
+        ``[n, C, H, W]`` uint8 pictures (0..255), or the bytes of texts, ``[n, 1, 1, B]``. They stay bytes until the
+        model normalises them on its own device.
     labels : Tensor
         ``[n]`` int64 label codes on the CPU: any non-negative integers. A learner gives each code a class index when it
         first sees it.

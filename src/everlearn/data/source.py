@@ -20,7 +20,7 @@ class Source:
     name : str
         What a person calls it: the folder, the file, ``builtin:digits``.
     shape : tuple of int
-        (C, H, W) of every picture as it is read; C is 1 or 3.
+        (C, H, W) of every picture as it is read; C is 1 or 3. Of texts (1, 1, B), B their bytes.
     class_names : tuple of str
         In natural order; a label is a position in it.
     labels : array of int64
@@ -38,6 +38,8 @@ class Source:
         Where in its picture each sample's decision should rest.
     in_memory : bool
         Whether reading costs next to nothing, so that no worker processes are worth starting.
+    text : bool
+        Whether samples are texts (`everlearn.data.text`).
     """
 
     name: str
@@ -53,6 +55,7 @@ class Source:
     patients: NDArray[np.str_] | None = field(default=None, repr=False)
     regions: Regions | None = field(default=None, repr=False)
     in_memory: bool = False
+    text: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

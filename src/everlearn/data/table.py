@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +19,13 @@ from numpy.typing import NDArray
 from everlearn.data.naming import classes_of
 from everlearn.data.pictures import TEST, TRAIN, VALIDATION, Files, Listing
 from everlearn.data.regions import Regions
+from everlearn.data.text import Texts
 from everlearn.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
 _OPTIONAL = ("time", "task", "site", "patient", "split", "mask")
 _SPLITS = {
     "train": TRAIN,
@@ -41,7 +44,9 @@ class Columns:
     Parameters
     ----------
     path, label : str
-        Must be there.
+        Must be there; path not in a table of texts.
+    text : str, optional
+        The column that holds the samples themselves, as texts. By default ``text``, where there is no path column.
     time, task, site, patient, split, mask : str, optional
         By default a column of that very name is used where there is one; a column named here must be there.
 
@@ -53,6 +58,7 @@ class Columns:
 
     path: str = "path"
     label: str = "label"
+    text: str | None = None
     time: str | None = None
     task: str | None = None
     site: str | None = None
@@ -81,7 +87,7 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
     Parameters
     ----------
     file : Path
-        ``.csv``, ``.tsv`` (UTF-8, with a line of names) or ``.parquet``.
+        ``.csv``, ``.tsv`` (UTF-8, with a line of names, also packed: ``.csv.gz``) or ``.parquet``.
     columns : Columns, optional
         Names of the columns. Times are ISO 8601 (without a zone: UTC) or numbers; tasks whole numbers, or names, which
         then count in natural order; split is ``train``, ``test`` or ``val``; mask is a picture's file, bright where
@@ -105,6 +111,8 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
     (('cat', 'dog'), [1714521600.0, 1714608000.0])
     """
     columns = columns or Columns()
+    if (text := text_column(file, columns)) is not None:
+        return _list_texts(file, columns, text)
     rows = read_rows(file, columns, columns.path)
     folder = (root or file.parent).resolve()
     for number, path in enumerate(rows.keys):
@@ -112,12 +120,22 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
         if not full.startswith(str(folder).rstrip("/") + "/"):
             where = f"{file}: row {number + 1} has the path {path!r}"
             raise DataError(f"{where}, outside {folder}; name another root folder, or move the file there")
+    return _listing(file, Files(folder, rows.keys), rows.keys, rows)
+
+
+def _list_texts(file: Path, columns: Columns, text: str) -> Listing:
+    """An empty text is no error here: it is put aside when it is read, as a damaged picture is."""
+    rows = read_rows(file, columns, text, empty=True)
+    names = [f"row {number}" for number in range(1, len(rows.keys) + 1)]
+    return _listing(file, Texts(rows.keys, [f"{file}: {name}" for name in names]), names, rows)
+
+
+def _listing(file: Path, samples: Files | Texts, sample_names: list[str], rows: Rows) -> Listing:
     names, labels = classes_of(rows.labels)
-    pictures = Files(folder, rows.keys)
     return Listing(
         name=str(file),
-        pictures=pictures,
-        names=rows.keys,
+        pictures=samples,
+        names=sample_names,
         labels=labels,
         class_names=names,
         split=rows.split,
@@ -125,8 +143,27 @@ def list_table(file: Path, columns: Columns | None = None, root: Path | None = N
         tasks=rows.tasks,
         sites=rows.sites,
         patients=rows.patients,
-        regions=Regions(folder, rows.masks, pictures) if rows.masks else None,
+        regions=Regions(samples.root, rows.masks, samples) if rows.masks and isinstance(samples, Files) else None,
     )
+
+
+def text_column(file: Path, columns: Columns) -> str | None:
+    """The column of a table whose samples are texts; None where they are pictures."""
+    if columns.text is not None:
+        return columns.text
+    names = column_names(file)
+    return "text" if "text" in names and columns.path not in names else None
+
+
+def read_texts(file: Path, column: str) -> list[str]:
+    """The texts of one column, in the table's order; a table to predict needs no labels."""
+    found = column_names(file)
+    if column not in found:
+        raise DataError(f"{file} has no column {column!r}; it has {', '.join(found) or 'none'}")
+    texts = [_text(cell) for cell in _read(file, [column]).column(column).to_pylist()]
+    if "" in texts:
+        raise DataError(f"{file}: row {texts.index('') + 1} has no text")
+    return texts
 
 
 def column_names(file: Path) -> list[str]:
@@ -136,12 +173,14 @@ def column_names(file: Path) -> list[str]:
     with _one_line(file):
         if file.suffix.lower() == ".parquet":
             return list(pq.read_schema(file).names)
-        with file.open(encoding="utf-8-sig", newline="") as lines:
+        packed = file.suffix.lower() == ".gz"
+        with gzip.open(file) if packed else file.open("rb") as raw:
+            lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             return next(csv.reader(lines, delimiter=_delimiter(file)), [])
 
 
-def read_rows(file: Path, columns: Columns, key: str) -> Rows:
-    """Read a manifest whose column ``key`` names the samples."""
+def read_rows(file: Path, columns: Columns, key: str, empty: bool = False) -> Rows:
+    """Read a manifest whose column ``key`` names the samples, or holds them and may then be ``empty`` in a row."""
     found = column_names(file)
     wanted = {"key": key, "label": columns.label}
     for name in _OPTIONAL:
@@ -150,7 +189,9 @@ def read_rows(file: Path, columns: Columns, key: str) -> Rows:
             wanted[name] = given or name
     for name in wanted.values():
         if name not in found:
-            raise DataError(f"{file} has no column {name!r}; it has {', '.join(found) or 'none'}: name the right one")
+            hint = "; for texts name their column: text=NAME" if name == Columns.path else ""
+            there = ", ".join(found) or "none"
+            raise DataError(f"{file} has no column {name!r}; it has {there}: name the right one{hint}")
         if found.count(name) > 1:
             raise DataError(f"{file} has {found.count(name)} columns {name!r}; expected one")
     table = _read(file, list(dict.fromkeys(wanted.values())))
@@ -161,7 +202,7 @@ def read_rows(file: Path, columns: Columns, key: str) -> Rows:
         return convert(file, wanted[name], table.column(wanted[name]).to_pylist()) if name in wanted else None
 
     return Rows(
-        keys=typed("key", _filled),
+        keys=typed("key", (lambda *cells: [_text(cell) for cell in cells[2]]) if empty else _filled),
         labels=typed("label", _filled),
         times=typed("time", _times),
         tasks=typed("task", _tasks),
@@ -182,7 +223,8 @@ def _read(file: Path, names: Sequence[str]) -> pa.Table:
             return pq.read_table(file, columns=list(names))
         # as text: a column of names that are all digits must keep its leading zeros
         convert = pa.csv.ConvertOptions(include_columns=list(names), column_types={name: pa.string() for name in names})
-        return pa.csv.read_csv(file, None, pa.csv.ParseOptions(delimiter=_delimiter(file)), convert)
+        parse = pa.csv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+        return pa.csv.read_csv(file, pa.csv.ReadOptions(use_threads=False), parse, convert)  # so that rows are named
 
 
 def _filled(file: Path, column: str, cells: list[Any]) -> list[str]:
@@ -248,7 +290,7 @@ def _split(file: Path, column: str, cells: list[Any]) -> NDArray[np.int8]:
 
 
 def _delimiter(file: Path) -> str:
-    return "\t" if file.suffix.lower() == ".tsv" else ","
+    return "\t" if ".tsv" in file.suffixes[-2:] else ","
 
 
 @contextmanager
@@ -260,6 +302,18 @@ def _one_line(file: Path) -> Iterator[None]:
         raise DataError(f"{file} is a folder; expected a {' or '.join(SUFFIXES)} file")
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
+            raise DataError(f"{file}: line {_line_not_utf8(file)} is not UTF-8; save the table as UTF-8") from None
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{file}: cannot be read as a table ({reason})") from None
+
+
+def _line_not_utf8(file: Path) -> int:
+    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1

@@ -25,6 +25,9 @@ METHODS = ("integrated_gradients", "gradient_shap", "input_x_gradient", "occlusi
 class CaptumAdapter(Explainer):
     """One of Captum's methods for the target's logit against a blank picture (zeros), channels summed with their signs.
 
+    Of a text the channels are a token's embedding, so the gradients are those at the embeddings; the blank text has the
+    mask token in every place, and an occluded token is not there.
+
     Absolute values are not taken: they hide what speaks against the class and hurt faithfulness (arXiv 2407.11910).
 
     Parameters
@@ -54,6 +57,8 @@ class CaptumAdapter(Explainer):
     >>> CaptumAdapter(model, method="integrated_gradients").attribute(torch.rand(1, 1, 4, 4)).shape
     torch.Size([1, 1, 4, 4])
     """
+
+    additive = True
 
     def __init__(
         self,

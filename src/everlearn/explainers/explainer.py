@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,18 @@ class Explainer:
     confidence : {"auto", "softmax", "sigmoid", "none"}
         How outputs become confidences: "sigmoid" for several labels at once, "none" for regression.
 
+    Attributes
+    ----------
+    additive : bool
+        Whether the map's values are shares of one whole: of a word's tokens they are then summed, else averaged.
+
     Raises
     ------
     SettingError
         If a setting is out of range.
     """
+
+    additive: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -23,11 +23,14 @@ from everlearn.explainers.layer_cam import LayerCAM
 from everlearn.explainers.rise import RISE
 from everlearn.explainers.score_cam import ScoreCAM
 from everlearn.explainers.sise import SISE
+from everlearn.explainers.token_masking import TokenMasking
 from everlearn.explainers.token_sampling import TokenSampling
 from everlearn.explainers.words import words
 from everlearn.learners.learner import Learner
 from everlearn.metrics.confidence import confidence as confidence_in
 from everlearn.metrics.verdict import measure
+from everlearn.metrics.word_faithfulness import measure_words
+from everlearn.models import TextModel
 
 EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "sise": SISE,
@@ -45,6 +48,9 @@ EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "input_x_gradient": InputXGradient,
     "occlusion": Occlusion,
 }
+TEXT_EXPLAINERS: dict[str, Callable[..., Explainer]] = {"token_masking": TokenMasking} | {
+    name: EXPLAINERS[name] for name in ("integrated_gradients", "gradient_shap", "input_x_gradient", "occlusion")
+}
 
 ClassNames = Callable[[int], str] | Mapping[int, str] | Sequence[str]
 
@@ -53,7 +59,7 @@ def explain(
     model: Learner | nn.Module,
     inputs: Tensor,
     target: int | Tensor | None = None,
-    explainer: str | Explainer = "sise",
+    explainer: str | Explainer | None = None,
     class_names: ClassNames | None = None,
     *,
     top: int = 3,
@@ -75,11 +81,12 @@ def explain(
     model : Learner or nn.Module
         A bare module gives logits ``[n, classes]`` and has no evidence.
     inputs : Tensor
-        ``[n, C, H, W]``: uint8, or floating point and then normalised already.
+        ``[n, C, H, W]``: uint8, or floating point and then normalised already. Of a learner of texts their bytes.
     target : int or Tensor, optional
         What to explain: label codes for a learner, class indices for a module; by default the prediction.
     explainer : str or Explainer
-        A name in ``EXPLAINERS``, or an explainer over the same model.
+        A name in ``EXPLAINERS``, or for texts in ``TEXT_EXPLAINERS``, or an explainer over the same model; by default
+        "sise", for texts "token_masking".
     class_names : callable, mapping or sequence, optional
         From a label code to its name.
     top, k : int
@@ -127,7 +134,9 @@ def explain(
     if len(x) == 0:
         return []
     tell = progress or (lambda done, of: None)
-    method = _explainer(explainer, network, chunk, confidence, settings)
+    pieces = [model.model.pieces(text) for text in inputs] if learner and isinstance(model.model, TextModel) else None
+    explainer = explainer or ("token_masking" if pieces else "sise")
+    method = _explainer(explainer, TEXT_EXPLAINERS if pieces else EXPLAINERS, network, chunk, confidence, settings)
     with undisturbed(network):
         wanted = _class_indices(learner, target) if learner else target
         predicted = resolve_target(network, x, None, confidence, chunk)
@@ -139,7 +148,12 @@ def explain(
             maps.append(method.attribute(xi, ci) if p >= cutoff else xi.new_zeros(1, 1, *x.shape[2:]).float())
             tell(2 * i + 1, 2 * len(x))
             n, r = (steps, random) if p >= cutoff else (1, 2)  # of an empty map there is little to measure
-            trust += measure(network, xi, maps[-1], ci, steps=n, random=r, seed=seed, kind=confidence, chunk=chunk)
+            curves: dict[str, Any] = {"steps": n, "random": r, "seed": seed, "kind": confidence, "chunk": chunk}
+            if pieces:
+                maps[-1] = pieces[i].of_words(maps[-1][0, 0, 0], method.additive)[None, None, None]
+                trust.append(measure_words(network, xi, maps[-1][0, 0, 0], pieces[i].words, ci, **curves))
+            else:
+                trust += measure(network, xi, maps[-1], ci, **curves)
             tell(2 * i + 2, 2 * len(x))
     cases = evidence(learner, inputs, classes, top, k) if learner else [None] * len(x)
     named = _named(class_names)
@@ -157,6 +171,8 @@ def explain(
             explainer=explainer if isinstance(explainer, str) else type(explainer).__name__,
             kind=confidence,
             cutoff=cutoff,
+            parts=pieces[i].parts if pieces else (),
+            rest=pieces[i].rest if pieces else "",
         )
         found.append(replace(e, words=words(e, named)))
     return found
@@ -195,13 +211,18 @@ def _prepared(model: Learner | nn.Module, inputs: Tensor, normalise: Callable[[T
 
 
 def _explainer(
-    explainer: str | Explainer, network: nn.Module, chunk: int, kind: str, settings: dict[str, Any]
+    explainer: str | Explainer,
+    known: dict[str, Callable[..., Explainer]],
+    network: nn.Module,
+    chunk: int,
+    kind: str,
+    settings: dict[str, Any],
 ) -> Explainer:
     if isinstance(explainer, Explainer):
         return explainer
-    if explainer not in EXPLAINERS:
-        raise SettingError(f"explainer is {explainer!r}; expected one of {', '.join(EXPLAINERS)}")
-    return EXPLAINERS[explainer](network, chunk=chunk, confidence=kind, **settings)
+    if explainer not in known:
+        raise SettingError(f"explainer is {explainer!r}; expected one of {', '.join(known)}")
+    return known[explainer](network, chunk=chunk, confidence=kind, **settings)
 
 
 def _class_indices(learner: Learner, target: int | Tensor | None) -> Tensor | None:

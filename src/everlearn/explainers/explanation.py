@@ -23,7 +23,7 @@ class Explanation:
     predicted : bool
         Whether it is the class that the model predicts.
     map : Tensor
-        ``[1, H, W]`` float32 on the CPU.
+        ``[1, H, W]`` float32 on the CPU; of a text ``[1, 1, W]``, a value for each of its words.
     evidence : list of Evidence or None
         By falling value; None where there is no memory (a bare module).
     faithfulness : Faithfulness
@@ -34,6 +34,10 @@ class Explanation:
         Name of the explainer, and how outputs became confidences.
     cutoff : float
         Probability below which nothing was drawn: the map is then empty.
+    parts : tuple of str
+        The words of a text, each with the space behind it; empty for a picture.
+    rest : str
+        What of a text lay beyond the encoder's length, and was not read.
     """
 
     target: int
@@ -47,6 +51,8 @@ class Explanation:
     explainer: str
     kind: str = "auto"
     cutoff: float = 0.0
+    parts: tuple[str, ...] = ()
+    rest: str = ""
 
     @property
     def drawn(self) -> bool:

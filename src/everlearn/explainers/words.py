@@ -6,7 +6,7 @@ The words never claim more than the verdict: only a supported map's place is giv
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from everlearn.explainers.explanation import Explanation
 
 _WIDE = 0.35  # half the energy on more than this share of the picture points nowhere
+_NAMED = 4  # words of a text that are named at most
 
 
 def where(heatmap: Tensor) -> tuple[str, float] | None:
@@ -60,6 +61,31 @@ def _place(y: float, x: float) -> str:
     return f"{row} middle" if row else column or "centre"
 
 
+def strongest(values: Tensor, parts: Sequence[str]) -> tuple[list[str], int] | None:
+    """The words that carry half of a map's energy, the strongest first and at most four of them, and how many do.
+
+    Parameters
+    ----------
+    values : Tensor
+        ``[W]`` in any shape; negative values count as none.
+    parts : sequence of str
+        The words.
+
+    Examples
+    --------
+    >>> import torch
+    >>> strongest(torch.tensor([0.1, 0.7, 0.2]), ["the ", "striker ", "scores"])
+    (['striker'], 1)
+    """
+    energy = values.flatten().clamp(min=0).double()
+    total = float(energy.sum())
+    if not total > 0:
+        return None
+    ranked = energy.sort(descending=True)
+    n = int((ranked.values.cumsum(0) < total / 2).sum()) + 1
+    return [parts[i].strip() for i in ranked.indices[: min(n, _NAMED)].tolist()], n
+
+
 def words(explanation: Explanation, name: Callable[[int], str]) -> str:
     """The three sentences; ``name`` gives the name of a label code. Below the cut-off there is no map to speak of."""
     if not explanation.drawn:
@@ -72,6 +98,8 @@ def _what(e: Explanation, name: Callable[[int], str]) -> str:
         head = f"Predicted: {name(e.code)}, {_confidence(e)}"
     else:
         head = f"Asked about: {name(e.code)}, {_confidence(e)}, which is not the prediction"
+    if e.parts:
+        return f"{head}; {_in_words(e)}"
     found = where(e.map)
     if found is None:
         return f"{head}; the map is empty: no region stands out."
@@ -82,6 +110,20 @@ def _what(e: Explanation, name: Callable[[int], str]) -> str:
     if e.verdict == "weak":
         return f"{head}; the map points {_to(at)} ({share:.0%} of the picture carries half of it), with weak support."
     return f"{head}; no region can be named for it."
+
+
+def _in_words(e: Explanation) -> str:
+    found = strongest(e.map, e.parts)
+    if found is None:
+        return "the map is empty: no word stands out."
+    named, n = found
+    listed = ", ".join(f"“{word}”" for word in named) + (f" and {n - len(named)} more" if n > len(named) else "")
+    share = f"{n} of {len(e.parts)} words carrying half of the map"
+    if e.verdict == "supported":
+        return f"it rests on {listed}, {share}."
+    if e.verdict == "weak":
+        return f"the map points to {listed} ({share}), with weak support."
+    return "no word can be named for it."
 
 
 def _too_low(e: Explanation, name: Callable[[int], str]) -> str:
@@ -121,7 +163,7 @@ def _cases(e: Explanation, name: Callable[[int], str]) -> str:
 def _trust(e: Explanation) -> str:
     f = e.faithfulness
     figures = (
-        f"insertion {f.insertion:.2f} against {f.random_insertion:.2f} for random maps, "
+        f"insertion {f.insertion:.2f} against {f.random_insertion:.2f} for random {'orders' if e.parts else 'maps'}, "
         f"deletion {f.deletion:.2f} against {f.random_deletion:.2f}"
     )
     if e.verdict == "supported":

@@ -338,7 +338,7 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def _to_layout(self, inputs: Tensor) -> Tensor:
-        return self.model.normalise(inputs).contiguous(memory_format=torch.channels_last)
+        return self.model.prepare(inputs)
 
     def forget_derived(self) -> None:
         """Weights, memory or classes have changed: what was computed from them is computed anew when wanted."""

@@ -67,6 +67,10 @@ class Model(nn.Module):
             return inputs
         return (inputs.to(self.mean.dtype) / 255 - self.mean) / self.std
 
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Inputs as `features` and the backbone are given them: normalised, in channels-last layout."""
+        return self.normalise(inputs).contiguous(memory_format=torch.channels_last)
+
     def features(self, inputs: Tensor) -> Tensor:
         """Features ``[n, d]`` of pictures ``[n, C, H, W]``, bytes or normalised."""
         features = self.backbone(self.normalise(inputs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 
 from everlearn.errors import RunError, SettingError
 from everlearn.learners import Learner
-from everlearn.report import pictures
-from everlearn.report.page import write
+from everlearn.models import TextModel
+from everlearn.models.text import texts_of
+from everlearn.report.page import shown_sample, write
 from everlearn.runs import Run
 from everlearn.valuation.wrong_labels import WrongLabels, wrong_labels
 
@@ -129,7 +131,8 @@ def audit_memory(
     features, targets = learner.features(memory.inputs[:n]).cpu(), memory.targets[:n].cpu()
     found = wrong_labels(features, targets, k)
     near = found.judged.nearest
-    alike = correlations(memory.inputs[:n].cpu(), near)
+    of_text = isinstance(learner.model, TextModel)
+    alike = (shared_words if of_text else correlations)(memory.inputs[:n].cpu(), near)
     twins = _near_duplicates(found, alike)
     rank = torch.empty(n, dtype=torch.int64)
     order = found.score.argsort(stable=True)
@@ -172,6 +175,21 @@ def correlations(inputs: Tensor, other: Tensor) -> Tensor:
     return (small * small[other]).sum(1).clamp(-1, 1)
 
 
+def shared_words(inputs: Tensor, other: Tensor) -> Tensor:
+    """``[n]``: the share of words that texts ``[n, 1, 1, B]`` have in common with their partners, 0 to 1 (Jaccard).
+
+    Examples
+    --------
+    >>> from everlearn.data.text import to_bytes
+    >>> x = torch.stack([torch.from_numpy(to_bytes(text, 32)) for text in ("A goal", "a goal!", "oil falls")])
+    >>> shared_words(x, torch.tensor([1, 0, 0])).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    words = [set(re.findall(r"\w+", text.lower())) for text in texts_of(inputs)]
+    pairs = [(words[i], words[j]) for i, j in enumerate(other.tolist())]
+    return torch.tensor([len(a & b) / max(1, len(a | b)) for a, b in pairs])
+
+
 def _near_duplicates(found: WrongLabels, alike: Tensor) -> Tensor:
     usual = found.judged.distance.median()
     near = found.judged.distance <= _NEAR * usual
@@ -190,11 +208,11 @@ def write_csv(audit: Audit, file: Path) -> Path:
 
 def audit_page(audit: Audit, learner: Learner, title: str, file: Path, most: int = 24) -> Path:
     """A self-contained page with pictures, at most so many of each kind."""
-    inputs = learner.memory.inputs
+    inputs, of_text = learner.memory.inputs, isinstance(learner.model, TextModel)
     assert inputs is not None
 
     def shown(e: Entry) -> dict[str, Any]:
-        return e.row() | {"picture": pictures.data_url(pictures.enlarge(pictures.to_rgb(inputs[e.slot])))}
+        return e.row() | shown_sample(inputs[e.slot], of_text)
 
     page = _PAGES.get_template("audit.html").render(
         title=title,

@@ -19,7 +19,7 @@ from everlearn.errors import RunError
 from everlearn.explainers import Evidence, Explanation, explain
 from everlearn.learners import Learner
 from everlearn.metrics.continual import average_accuracy, forgetting
-from everlearn.report import pictures
+from everlearn.report import pictures, texts
 from everlearn.runs import Run
 
 _PAGES = jinja2.Environment(
@@ -123,7 +123,8 @@ def explained_cases(
     if not chosen:
         return []
     names = run.journal.class_names()
-    explanations = explain(learner, inputs[chosen], explainer="frugal_sise", class_names=names, progress=progress)
+    method = None if run.config.data.of_texts else "frugal_sise"
+    explanations = explain(learner, inputs[chosen], explainer=method, class_names=names, progress=progress)
     return [
         Case(inputs[i], sample_names[i], names[truth[i]], explanation) for i, explanation in zip(chosen, explanations)
     ]
@@ -132,15 +133,24 @@ def explained_cases(
 def case_view(case: Case, names: dict[int, str]) -> dict[str, Any]:
     """What a page shows of a case."""
     explanation = case.explanation
+    of_text = bool(explanation.parts)
 
     def remembered(group: Sequence[Evidence]) -> list[dict[str, Any]]:
-        return [{"picture": _shown(e.picture), "label": names[e.code], "value": e.value, "step": e.step} for e in group]
+        return [
+            {"label": names[e.code], "value": e.value, "step": e.step} | shown_sample(e.picture, of_text) for e in group
+        ]
 
-    return {
+    if of_text:
+        shown: dict[str, Any] = {"parts": texts.coloured(explanation), "rest": explanation.rest}
+    else:
+        shown = {
+            "picture": _shown(case.picture),
+            "overlay": pictures.data_url(pictures.overlay(case.picture, explanation.map)),
+            "comparable": pictures.data_url(comparable(case)),
+        }
+    return shown | {
         "name": case.name,
-        "picture": _shown(case.picture),
-        "overlay": pictures.data_url(pictures.overlay(case.picture, explanation.map)),
-        "comparable": pictures.data_url(comparable(case)),
+        "of_text": of_text,
         "drawn": explanation.drawn,
         "said": names[explanation.code],
         "probability": explanation.probability,
@@ -157,6 +167,11 @@ def comparable(case: Case) -> NDArray[np.uint8]:
     e = case.explanation
     strength = 1.0 if e.kind == "none" else e.probability
     return pictures.overlay(case.picture, e.map, strength=strength)
+
+
+def shown_sample(sample: Tensor, of_text: bool) -> dict[str, str]:
+    """What a page shows of a remembered sample: its text, or its picture."""
+    return {"text": texts.text_of(sample)} if of_text else {"picture": _shown(sample)}
 
 
 def _shown(picture: Tensor) -> str:

@@ -12,7 +12,7 @@ from everlearn import data
 from everlearn.data import Source, Stream
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
-from everlearn.models import OURS, build_model
+from everlearn.models import OURS, Model, build_model, build_text_model
 from everlearn.runs.config import Config, DataConfig, StreamConfig
 
 
@@ -33,7 +33,7 @@ def build_source(
     spec : str, optional
         Another source, which may have one class only.
     shape : tuple of int, optional
-        (C, H, W) to read pictures in; decided here where not given.
+        (C, H, W) to read samples in; decided here where not given.
     part : DataConfig, optional
         Which of the run's sources; by default the first.
     holdout : float, optional
@@ -45,9 +45,9 @@ def build_source(
     first = spec is None and settings == config.data
     if spec is None and settings.watch:
         raise DataError(f"{settings.source} is watched: its files are learned as they arrive, and none is held out")
-    size, channels = (settings.size, settings.channels) if shape is None else (shape[1], shape[0])
+    size, channels = (settings.size, settings.channels) if shape is None else (shape[2], shape[0])
     ours = config.learner.backbone in OURS
-    if not ours and channels is None and not own:
+    if not ours and channels is None and not own and not config.data.of_texts:
         channels = 3  # pretrained weights are for colour pictures
     where: dict[str, Any] = {}
     if settings.root:
@@ -72,6 +72,9 @@ def build_source(
             "meta.jsonl, or a manifest with a column mask"
         )
     if own:
+        return source
+    _check_kind(config, source)
+    if source.text:
         return source
     if size is None and not ours and max(source.shape[1:]) > 224:
         source = open_at(224)  # what the backbones were made for
@@ -121,6 +124,8 @@ def build_streams(config: Config, shape: tuple[int, int, int] | None = None) -> 
 def fixed_shape(config: Config) -> tuple[int, int, int] | None:
     """(C, H, W) of the pictures, where the configuration says it."""
     size, channels = config.data.size, config.data.channels
+    if config.data.of_texts:
+        return (1, 1, size) if size else None
     return (channels, size, size) if size and channels else None
 
 
@@ -131,10 +136,7 @@ def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:
         near = difflib.get_close_matches(settings.method, METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SettingError(f"no method is called {settings.method!r}; {hint}there are {', '.join(METHODS)}")
-    model = build_model(
-        settings.backbone, channels=shape[0], size=max(shape[1:]), seed=config.seed, weights=settings.weights,
-        pretrained=settings.pretrained,
-    )  # fmt: skip
+    model = _model(config, shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
     chosen = {"replay": settings.replay, "classifier": settings.classifier}  # where not said, the method's own
     options = settings.options | {name: value for name, value in chosen.items() if value is not None}
@@ -145,6 +147,26 @@ def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:
         )
     except TypeError as error:
         raise SettingError(f"method {settings.method!r} does not take these options: {error}") from error
+
+
+def _model(config: Config, shape: tuple[int, int, int]) -> Model:
+    settings = config.learner
+    if not config.data.of_texts:
+        return build_model(
+            settings.backbone, channels=shape[0], size=max(shape[1:]), seed=config.seed, weights=settings.weights,
+            pretrained=settings.pretrained,
+        )  # fmt: skip
+    for name in ("augment", "views"):
+        if settings.options.get(name):
+            raise SettingError(f"{name} changes pictures; leave it out for texts")
+    return build_text_model(settings.weights or settings.backbone)
+
+
+def _check_kind(config: Config, source: Source) -> None:
+    """A run is of texts or of pictures, in all of its sources."""
+    if source.text != config.data.of_texts:
+        kinds = ("texts", "pictures") if source.text else ("pictures", "texts")
+        raise DataError(f"{source.name} holds {kinds[0]}; expected {kinds[1]}, which the run is of")
 
 
 def default_lr(backbone: str) -> float:

@@ -15,7 +15,9 @@ from everlearn.runs.build import default_lr
 
 _LARGEST_MEMORY = 512 * 2**20  # bytes of remembered pictures
 _FROZEN_SIZE = 128  # pixels a side below which a pretrained backbone sees too little
-_AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser")  # methods that train all along, by replay
+
+AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser")
+"""Methods that train all along, by replay: averaged weights predict better."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     if given.get("scenario") in (None, "class", "blurred"):
         settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
-    if backbone in OURS and method in _AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
-        settle("average", *_average(seen, given.get("batch") or 10, given.get("tasks") or 5))
+    if backbone in OURS and method in AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
+        settle("average", *average_over(seen.samples, given.get("batch") or 10, given.get("tasks") or 5))
     return found
 
 
@@ -197,8 +199,9 @@ def _memory(seen: Seen, size: int, channels: int, method: str | None) -> tuple[i
     return wanted, f"{why}; more than there are to learn now" if wanted >= seen.samples else why
 
 
-def _average(seen: Seen, batch: int, tasks: int) -> tuple[float, str]:
-    steps = max(1, seen.samples // (batch * tasks))  # of a task
+def average_over(samples: int, batch: int, tasks: int) -> tuple[float, str]:
+    """The option ``average`` for so many samples, and why."""
+    steps = max(1, samples // (batch * tasks))  # of a task
     reach = min(100, max(1, steps // 10))
     return 1 / reach, f"weights averaged over {reach} steps predict better than the last ones; a task has {steps}"
 

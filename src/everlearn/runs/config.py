@@ -20,13 +20,18 @@ class DataConfig(_Part):
     """Where samples come from and how they are read."""
 
     source: str
-    size: int | None = Field(None, ge=8, le=1024, description="height and width of the pictures; by default theirs")
+    size: int | None = Field(None, ge=8, le=4096, description="height and width of the pictures, or bytes of a text")
     channels: Literal[1, 3] | None = None
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out where the source has no test split")
     watch: bool = Field(False, description="the source is a folder whose files are learned as they arrive")
     root: str | None = Field(None, description="folder of torchvision's and MedMNIST's files")
     labels: str | None = Field(None, description="label CSV of a DICOM folder")
     columns: dict[str, str] = Field(default_factory=dict, description="names of a manifest's columns")
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether samples are texts: a column is named that holds them."""
+        return "text" in self.columns
 
 
 class StreamConfig(_Part):
@@ -42,7 +47,7 @@ class LearnerConfig(_Part):
     """Who learns, with what memory."""
 
     method: str = "aser"
-    backbone: str = "slim_resnet18"
+    backbone: str = Field("slim_resnet18", description="a network's name; for texts the folder of a sentence encoder")
     weights: str | None = Field(None, description="safetensors file for the backbone")
     pretrained: bool = False
     lr: float = Field(0.1, gt=0)

@@ -68,6 +68,8 @@ def export(run: Run, format: str, file: Path) -> dict[str, Any]:
     """
     if format not in FORMATS:
         raise SettingError(f"there is no format {format!r}; expected {' or '.join(FORMATS)}")
+    if run.config.data.of_texts:
+        raise SettingError(f"{run.path} is of texts: its encoder is no part of it, so that there is nothing to export")
     learner, names, shape = run.learner(), run.journal.class_names(), run.shape
     network = network_of(learner)
     classes = [names[code] for code in learner.classes.codes]

@@ -32,6 +32,8 @@ class Prepared:
 
 def prepare(config: Config, source: Source | None = None) -> Prepared:
     """Open the sources, order the streams, build the learner; ``source`` is the first one if it is open already."""
+    if config.data.of_texts and any(part.data.watch for part in config.parts):
+        raise SettingError("pictures can be watched, texts cannot; leave --watch out")
     streams: list[Stream | None] = [build_stream(config, source)] if source else build_streams(config)
     shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
     if shape is None:
@@ -57,6 +59,8 @@ def go_on_with(run: Run, more: Continuation) -> None:
             f"{run.path} holds a run already, which knows {more.data.source}: expected another source to go on with "
             "(a new run needs another --run, an interrupted one --resume)"
         )
+    if more.data.watch and run.config.data.of_texts:
+        raise SettingError("pictures can be watched, texts cannot; go on with a table of new texts instead")
     if not more.data.watch and not run.finished:
         raise RunError(f"{run.path} has not finished what it began; go on with --resume {run.path} first")
     if not more.data.watch:

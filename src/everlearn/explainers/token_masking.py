@@ -1,0 +1,98 @@
+"""Token masking: SISE on the words of a text.
+
+Sattarzadeh et al. 2021, *Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and
+Block-Wise Feature Aggregation* (AAAI 2021, arXiv 2010.00672), with a sentence encoder's hidden states in place of
+feature maps. Covered by the patent that `sise` names.
+
+Letters as in `sise`: m mask, t token, Ψ confidence in the target class, A_k channel k of a layer's hidden states, V_l
+map of layer l.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.errors import ModelError, SettingError
+from everlearn.explainers.explainer import Explainer
+from everlearn.explainers.sise import scaled
+from everlearn.metrics.confidence import log_odds, outputs
+from everlearn.models.sentence_encoder import SentenceEncoder
+
+
+class TokenMasking(Explainer):
+    r"""Channels of hidden states as masks over tokens, scored by the confidence that they leave, layer by layer.
+
+    1. One backward pass gives :math:`\alpha_k = \sum_t \partial\Psi/\partial A_k(t)` of every layer; the ``masks``
+       channels with the largest :math:`|\alpha_k|`, turned round where α is negative and scaled to 0..1, are masks:
+       hidden states, unlike maps behind a ReLU, speak by being low as well.
+    2. A masked token keeps m of its content and of its weight in attention and mean; at 0 it is not there.
+       :math:`V_l(t) = \sum_m (\Psi(m) - \bar\Psi)\, m(t) / \sum_m m(t)`, scaled to 0..1. The mean :math:`\bar\Psi` is
+       taken off: few words mean few tokens, and what all masks share would else drown what tells them apart.
+    3. The map is the mean of all V_l.
+
+    Tokens that the encoder adds are never masked.
+
+    Parameters
+    ----------
+    model, chunk, confidence
+        As for `Explainer`; a learner of texts.
+    layers
+        Not used: all of them.
+    masks : int
+        Of each layer.
+    """
+
+    def __init__(self, model: nn.Module, *settings: Any, masks: int = 32, **more: Any) -> None:
+        super().__init__(model, *settings, **more)
+        if masks < 2:
+            raise SettingError(f"masks is {masks}; expected 2 or more of each layer")
+        self.masks = masks
+
+    def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
+        """Map ``[1, T]`` over tokens, 0 to 1."""
+        encoder = encoder_of(self.model)
+        present = int((x[0, -1, 0] > 0).sum())
+        inside = slice(encoder.before, present - encoder.behind)
+        E = torch.zeros(x.shape[2:], device=x.device)
+        layers = self._states_and_gradients(encoder, x, target)
+        for A, gradient in layers:
+            V = self.layer_map(x, target, inside, A[0, inside], gradient[0, inside])
+            E[0, inside] += V / len(layers)
+        return E
+
+    def layer_map(self, x: Tensor, target: Tensor, inside: slice, A_td: Tensor, gradient_td: Tensor) -> Tensor:
+        """V_l over the tokens inside, 0 to 1."""
+        alpha = gradient_td.sum(0)
+        chosen = alpha.abs().topk(min(self.masks, len(alpha))).indices
+        m = (A_td[:, chosen] * alpha[chosen].sign()).T
+        low, high = m.amin(1, keepdim=True), m.amax(1, keepdim=True)
+        m = ((m - low) / (high - low).clamp(min=torch.finfo(m.dtype).tiny))[(high > low)[:, 0]]
+        if len(m) < 2:
+            return torch.zeros_like(A_td[:, 0])
+        psi = []
+        for part in m.split(self.chunk):
+            weight = x.new_ones(len(part), x.shape[3])
+            weight[:, inside] = part.to(x.dtype)
+            psi.append(self.score(x * weight[:, None, None], target))
+        scores = torch.cat(psi) - torch.cat(psi).mean()
+        return scaled((scores @ m) / m.sum(0).clamp(min=torch.finfo(m.dtype).tiny))
+
+    def _states_and_gradients(self, encoder: SentenceEncoder, x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        with torch.enable_grad(), encoder.recording() as states:
+            logits = outputs(self.model, x.detach().clone().requires_grad_())
+            y = log_odds(logits, target, self.kind).float().sum()
+            gradients = torch.autograd.grad(y, states[1:], allow_unused=True)
+        found = [(A.detach().float(), g) for A, g in zip(states[1:], gradients)]
+        return [(A, torch.zeros_like(A) if g is None else g.float()) for A, g in found]
+
+
+def encoder_of(model: nn.Module) -> SentenceEncoder:
+    """The sentence encoder inside a model."""
+    for module in model.modules():
+        encoder = getattr(module, "encoder", None)
+        if isinstance(encoder, SentenceEncoder):
+            return encoder
+    raise ModelError(f"{type(model).__name__} has no sentence encoder; token masking explains learners of texts")

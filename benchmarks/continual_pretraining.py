@@ -1,27 +1,34 @@
 """Two corpora one after the other: how much of the first is forgotten, with 0, 1 and 5 % of it replayed.
 
-    python benchmarks/continual_pretraining.py OUT --data FOLDER [--steps 200] [--memory 512] [--seed 0]
+    python benchmarks/continual_pretraining.py OUT --data FOLDER [--steps 400] [--memory 512] [--seeds 2]
 
 A small byte-level model learns tinyshakespeare, then WikiText-2 from those weights; what is replayed comes from a
-uniform reservoir of windows. The curve is the first corpus's validation loss. Writes OUT/continual_pretraining.json.
+uniform reservoir of windows, all of it alike, or only the quarter of the highest value
+(`everlearn.scaling.replay_values`). Valuing costs forwards and a few steps, so a run by value takes as many steps less
+as that cost: equal compute. The curve is the first corpus's validation loss. Writes OUT/continual_pretraining.jsonl;
+runs that are there go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from everlearn.scaling.pretrain import pretrain
+from everlearn.scaling.replay_values import cost
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.tokenizer import read_text
 
 FIRST, SECOND = "tinyshakespeare", "wikitext2_valid"
 SHARES = (0.0, 0.01, 0.05)
+KEPT = 0.25
 MODEL = {"layers": 3, "hidden": 128, "heads": 4, "ffn": 352, "seq_len": 128, "tied": True}
 
 
@@ -49,40 +56,54 @@ def curve(run: Path) -> list[tuple[int, float, float]]:
     return [(x["step"], x["valid_loss"], next(iter(x["watched"].values()))) for x in lines if x.get("watched")]
 
 
+def one(args: argparse.Namespace, seed: int, show: Callable[[str], None]) -> Iterator[dict[str, object]]:
+    """The first corpus, then the second with each share of the first, uniformly and by value."""
+    folder = args.out / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    old, old_valid = halves(args.data / f"{FIRST}.txt.gz", folder)
+    new, new_valid = halves(args.data / f"{SECOND}.txt.gz", folder)
+    before = pretrain(settings_of({"train": [old], "valid": [old_valid]}, args.steps, seed), folder / "first")
+    show(f"seed {seed}: {FIRST} first, loss {before:.3f} (nats a byte) after {args.steps} steps of 1024 bytes")
+    for share in SHARES:
+        for by in ("uniform", "value") if share else ("uniform",):
+            data = {"train": [new], "valid": [new_valid], "watch": [old_valid], "replay": [old], "replay_share": share,
+                    "memory": args.memory, "replay_by": by, "kept": KEPT}  # fmt: skip
+            spent = math.ceil(cost(args.memory, 8) / 8) if by == "value" else 0
+            run = folder / f"second-{share:g}-{by}"
+            settings = settings_of(data, args.steps - spent, seed, str(folder / "first"))
+            pretrain(settings, run)
+            points = curve(run)
+            _, learned, kept = points[-1]
+            yield {"seed": seed, "share": share, "by": by, "steps": args.steps - spent, "memory": args.memory,
+                   "before": before, "learned": learned, "kept": kept, "forgotten": kept - before, "curve": points,
+                   "torch": torch.__version__,
+                   "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="a directory; runs that are there already go on")
     parser.add_argument("--data", type=Path, required=True, help="folder with the two text files, .txt.gz")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--memory", type=int, default=512, help="windows of 128 bytes in the reservoir")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=2, help="how many, from 0 on")
     args = parser.parse_args()
     for name in (FIRST, SECOND):
         if not (args.data / f"{name}.txt.gz").is_file():
             parser.error(f"there is no {name}.txt.gz in {args.data}; give --data")
     args.out.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
-    old, old_valid = halves(args.data / f"{FIRST}.txt.gz", args.out)
-    new, new_valid = halves(args.data / f"{SECOND}.txt.gz", args.out)
-    before = pretrain(settings_of({"train": [old], "valid": [old_valid]}, args.steps, args.seed), args.out / "first")
-    print(f"{FIRST} first: loss {before:.3f} (nats a byte) after {args.steps} steps of 1024 bytes")
-    print(f"{'replay':>7}{'second':>9}{'first':>9}{'forgotten':>11}   the first's loss on the way")
+    begun, file = time.process_time(), args.out / "continual_pretraining.jsonl"
     rows = []
-    for share in SHARES:
-        data = {"train": [new], "valid": [new_valid], "watch": [old_valid], "replay": [old], "replay_share": share,
-                "memory": args.memory}  # fmt: skip
-        run = args.out / f"second-{share:g}"
-        pretrain(settings_of(data, args.steps, args.seed, str(args.out / "first")), run)
-        points = curve(run)
-        _, learned, kept = points[-1]
-        rows.append({"share": share, "learned": learned, "kept": kept, "forgotten": kept - before, "curve": points})
-        way = " ".join(f"{loss:.2f}" for _, _, loss in points)
-        print(f"{share:7.0%}{learned:9.3f}{kept:9.3f}{kept - before:11.3f}   {way}")
-    found = {"before": before, "rows": rows, "steps": args.steps, "memory": args.memory,
-             "seed": args.seed, "torch": torch.__version__,
-             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}  # fmt: skip
-    print(f"{time.perf_counter() - begun:.0f} s; seed {args.seed}, torch {torch.__version__}, {found['machine']}")
-    (args.out / "continual_pretraining.json").write_text(json.dumps(found, indent=1) + "\n")
+    head = f"{'seed':>4}{'replay':>8}{'by':>9}{'steps':>7}{'second':>8}{'first':>8}{'forgotten':>11}"
+    print(f"{head}   the first corpus's loss on the way")
+    for seed in range(args.seeds):
+        for row in one(args, seed, lambda text: print(text, flush=True)):
+            rows.append(row)
+            way = " ".join(f"{loss:.2f}" for _, _, loss in row["curve"])
+            figures = f"{row['learned']:8.3f}{row['kept']:8.3f}{row['forgotten']:11.3f}"
+            print(f"{seed:4d}{row['share']:8.0%}{row['by']:>9}{row['steps']:7d}{figures}   {way}", flush=True)
+            file.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    print(f"{time.process_time() - begun:.0f} s of one processor; torch {torch.__version__}, {platform.machine()}")
 
 
 if __name__ == "__main__":

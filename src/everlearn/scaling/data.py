@@ -61,8 +61,12 @@ def write_tokens(
 
 
 def is_text(file: Path) -> bool:
-    """Whether a data file is text, by its name."""
-    return file.name.endswith((".txt", ".txt.gz"))
+    """Whether a data file is text, plain or gzip: any file that is no token file."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(MAGIC)) != MAGIC
+    except OSError:
+        return file.name.endswith((".txt", ".txt.gz"))
 
 
 def token_file(file: Path, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from everlearn.errors import DataError, RunError, SettingError
 from everlearn.models.language import Language
 from everlearn.scaling.checkpoint import load_model
 from everlearn.scaling.data import is_text, token_file, write_tokens
+from everlearn.scaling.replay_values import value_memory
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, read_text
 from everlearn.scaling.train import Moment, Training
@@ -24,7 +25,6 @@ def prepare(settings: Settings, folder: Path) -> None:
     config = folder / "config.toml"
     if not config.exists():
         config.write_text(settings.dump(), encoding="utf-8")
-    train = [Path(name) for name in settings.data.train]
     files = [Path(name) for name in settings.data.files]
     for file in files:
         if not file.is_file():
@@ -33,8 +33,14 @@ def prepare(settings: Settings, folder: Path) -> None:
     twice = [file for file in texts if any(file != other and file.name == other.name for other in texts)]
     if twice:
         raise DataError(f"{twice[0]} and {twice[1]} have one name, and so would their tokens; rename one")
-    if not texts:
-        return
+    if texts:
+        _tokenize(settings, folder, texts)
+    if settings.data.replay_by == "value" and settings.data.replay and settings.data.replay_share:
+        value_memory(settings, folder)
+
+
+def _tokenize(settings: Settings, folder: Path, texts: list[Path]) -> None:
+    train = [Path(name) for name in settings.data.train]
     if (folder / "tokenizer.json").exists():
         tokenizer = open_tokenizer(str(folder / "tokenizer.json"), [])
     else:

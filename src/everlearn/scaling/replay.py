@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everlearn.errors import DataError
@@ -29,9 +30,18 @@ class Replaying:
         Of the sequences that are replayed, 0..1.
     memory : int
         Windows in the memory; 0: all of them.
+    best : sequence of int, optional
+        Slots of the memory that are replayed, such as those of the highest value; by default all.
     """
 
-    def __init__(self, sampler: Sampler, earlier: Sequence[Tokens], share: float, memory: int = 0) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        earlier: Sequence[Tokens],
+        share: float,
+        memory: int = 0,
+        best: Sequence[int] | None = None,
+    ) -> None:
         self.sampler, self.earlier = sampler, list(earlier)
         self.windows = sampler.windows
         self.old = [(len(file) - 1) // sampler.seq_len for file in self.earlier]
@@ -39,6 +49,9 @@ class Replaying:
             short = next((file.file for file, n in zip(self.earlier, self.old) if n < 1), "no file")
             raise DataError(f"replay of {short}: it has no window of {sampler.seq_len} tokens; give a longer one")
         self.size = min(memory, sum(self.old)) or sum(self.old)
+        self.best = None if best is None else list(best)
+        if best is not None and not (best and 0 <= min(best) <= max(best) < self.size):
+            raise DataError(f"{len(best)} windows chosen of a memory of {self.size}; value them anew")
         self.share = round(2**32 * share)
         self._key = mix(sampler.seed * 1000003 + 77)
 
@@ -47,9 +60,10 @@ class Replaying:
         before, after = (n * self.share) >> 32, ((n + 1) * self.share) >> 32
         if after == before:
             return False, *self.sampler.window(n - before)
-        epoch, index = divmod(before, self.size)
-        slot = place(self.size, index, key=mix(self._key + epoch + 1))
-        return True, *self.held(slot)
+        size = self.size if self.best is None else len(self.best)
+        epoch, index = divmod(before, size)
+        slot = place(size, index, key=mix(self._key + epoch + 1))
+        return True, *self.held(slot if self.best is None else self.best[slot])
 
     def held(self, slot: int) -> tuple[int, int]:
         """File and window in a slot of the memory."""
@@ -66,7 +80,19 @@ class Replaying:
         for j in range(global_batch)[part]:
             replayed, i, window = self.window(step * global_batch + j)
             array = (self.earlier if replayed else self.sampler.files)[i].array
-            start = window * self.sampler.seq_len
-            rows.append(array[start : start + self.sampler.seq_len + 1].astype(np.int64))
-        both = torch.from_numpy(np.stack(rows))
-        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+            rows.append(self._row(array, window))
+        return tokens_and_labels(rows)
+
+    def remembered(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens and labels, ``[n, S]`` int64 each, of slots of the memory."""
+        return tokens_and_labels([self._row(self.earlier[i].array, window) for i, window in map(self.held, slots)])
+
+    def _row(self, array: NDArray[np.integer], window: int) -> NDArray[np.int64]:
+        start = window * self.sampler.seq_len
+        return array[start : start + self.sampler.seq_len + 1].astype(np.int64)
+
+
+def tokens_and_labels(rows: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """Rows of S + 1 tokens as S tokens and the S behind them."""
+    both = torch.from_numpy(np.stack(rows))
+    return both[:, :-1].contiguous(), both[:, 1:].contiguous()

@@ -29,6 +29,8 @@ class Data(_Part):
     replay: list[str] = Field(default_factory=list, description="files of corpora learned before, to replay some of")
     replay_share: float = Field(0.01, ge=0, lt=1, description="of the sequences that are replayed")
     memory: int = Field(0, ge=0, description="windows of the earlier corpora that are remembered; 0: all")
+    replay_by: Literal["uniform", "value"] = Field("uniform", description="which of the memory's windows are replayed")
+    kept: float = Field(0.25, gt=0, le=1, description="by value: the share of the memory that is replayed, the best")
     watch: list[str] = Field(default_factory=list, description="further files to validate on, each by itself")
 
     @property

@@ -19,6 +19,7 @@ from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.engine import Engine
 from everlearn.scaling.mesh import build_mesh, check
 from everlearn.scaling.replay import Replaying
+from everlearn.scaling.replay_values import chosen
 from everlearn.scaling.schedule import rate
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.start import begin_with
@@ -75,7 +76,8 @@ class Training:
         self.optimisers = optimisers.build(self.engine.named_parameters(), settings.optimiser)
         self.sampler: Sampler | Replaying = Sampler(train, self.seq_len, settings.seed, data.weights)
         if replay and data.replay_share:
-            self.sampler = Replaying(self.sampler, replay, data.replay_share, data.memory)
+            best = chosen(folder) if data.replay_by == "value" else None
+            self.sampler = Replaying(self.sampler, replay, data.replay_share, data.memory, best)
         self.valid = Sampler(valid, self.seq_len, 0) if valid else None
         self.watched = {tokens.file.name.split(".")[0]: Sampler([tokens], self.seq_len, 0) for tokens in watch}
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.train.keep, self.world)

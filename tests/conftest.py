@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,24 @@ def shared_data():
 def rng():
     """A seeded generator."""
     return torch.Generator().manual_seed(0)
+
+
+def _encoders():
+    """The module beside this file; tests are imported by path, so it is too."""
+    spec = importlib.util.spec_from_file_location("encoders", Path(__file__).with_name("encoders.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def encoders():
+    """Makers of a tiny sentence encoder and of tables of texts; skips without transformers."""
+    pytest.importorskip("transformers")
+    return _encoders()
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(encoders, tmp_path_factory):
+    """A tiny sentence encoder."""
+    return encoders.build_encoder(tmp_path_factory.mktemp("encoders") / "tiny")

@@ -65,7 +65,7 @@ def explain(
     top: int = 3,
     k: int | None = None,
     steps: int = 16,
-    random: int = 8,
+    random: int | None = None,
     seed: int = 0,
     chunk: int = 16,
     normalise: Callable[[Tensor], Tensor] | None = None,
@@ -92,8 +92,8 @@ def explain(
     top, k : int
         Remembered samples for and against, and neighbours that vote (`evidence`).
     steps, random, seed : int
-        Of the faithfulness curves: points, random maps (2 or more) and their seed. It costs 2 (steps + 1)(random + 1)
-        forwards a picture.
+        Of the faithfulness curves: points, random maps (2 or more; 8, and for texts 10 pairs of random orders) and
+        their seed. It costs 2 (steps + 1)(random + 1) forwards a picture.
     chunk : int
         Pictures computed at once.
     normalise : callable, optional
@@ -147,7 +147,8 @@ def explain(
             xi, ci = x[i : i + 1], classes[i : i + 1]
             maps.append(method.attribute(xi, ci) if p >= cutoff else xi.new_zeros(1, 1, *x.shape[2:]).float())
             tell(2 * i + 1, 2 * len(x))
-            n, r = (steps, random) if p >= cutoff else (1, 2)  # of an empty map there is little to measure
+            usual = random or (10 if pieces else 8)
+            n, r = (steps, usual) if p >= cutoff else (1, 2)  # of an empty map there is little to measure
             curves: dict[str, Any] = {"steps": n, "random": r, "seed": seed, "kind": confidence, "chunk": chunk}
             if pieces:
                 maps[-1] = pieces[i].of_words(maps[-1][0, 0, 0], method.additive)[None, None, None]

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import torch
 
-WORDS = (
-    "the a of and striker goal match referee oil price market shares planet comet rocket orbit minister vote".split()
-)
-TOPICS = {"sport": WORDS[4:8], "business": WORDS[8:12], "space": WORDS[12:16]}
+TOPICS = {
+    "sport": ["striker", "goal", "match", "referee"],
+    "business": ["oil", "price", "market", "shares"],
+    "space": ["planet", "comet", "rocket", "orbit"],
+}
+FILLERS = ["the", "a", "of", "and"]
+WORDS = [*FILLERS, *(word for words in TOPICS.values() for word in words)]
 
 
 def build_encoder(folder: Path, seed: int = 0) -> Path:
-    """BERT with two layers of width 32 and random, mostly small weights; every word of `WORDS` is a token, others are pieces."""
+    """BERT with two layers of width 32 and random, mostly small weights.
+
+    Every word of `WORDS` is a token, others come in pieces.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
@@ -49,7 +55,7 @@ def build_encoder(folder: Path, seed: int = 0) -> Path:
 
 def sentence(topic: str, rng: random.Random, own: int = 2) -> str:
     """Some words of the topic among fillers."""
-    words = rng.sample(TOPICS.get(topic, []), own) + rng.choices(WORDS[:4], k=4)
+    words = rng.sample(TOPICS.get(topic, []), own) + rng.choices(FILLERS, k=4)
     rng.shuffle(words)
     return " ".join(words)
 

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,17 +55,17 @@ def test_explain_writes_a_page_with_coloured_words_and_remembered_texts(everlear
     row = found["explanations"][0]
     assert row["class"] == "sport" and [word for word, _ in row["map"]][:3] == ["<", "b", ">"]
     assert all(isinstance(x["text"], str) and x["text"] for x in row["evidence"])
-    page = open(found["page"]).read()
+    page = Path(found["page"]).read_text()
     assert "&lt;" in page and "<b>the" not in page and "Remembered texts that speak for it" in page
 
 
 def test_evaluate_report_and_audit(everlearn, text_run, texts):
     held_out = everlearn.json("evaluate", text_run, texts / "texts.csv")
     assert held_out["samples"] == 12 and held_out["accuracy"] > 0.8
-    page = open(everlearn.json("report", text_run)["report"]).read()
+    page = Path(everlearn.json("report", text_run)["report"]).read_text()
     assert "Predictions, and why" in page and "<mark" in page and "data:image" not in page.split("Memory")[0]
     audit = everlearn.json("audit", text_run, "--k", 3)
-    assert audit["samples"] == 48 and "<blockquote>" in open(audit["page"]).read()
+    assert audit["samples"] == 48 and "<blockquote>" in Path(audit["page"]).read_text()
 
 
 def test_it_goes_on_with_new_texts_and_new_classes(everlearn, texts, encoder_folder, tmp_path):

@@ -164,6 +164,6 @@ def test_bytes_that_are_no_table(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
     assert "cannot be read as a table" in error_of(tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_bytes(b"path,label\n\xff\xfe\x00,x\n")
-    assert "cannot be read as a table" in error_of(tmp_path / "a.csv")
+    assert "line 2 is not UTF-8" in error_of(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
     assert "is a folder; expected a .csv" in error_of(tmp_path / "b.csv")

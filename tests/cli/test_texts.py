@@ -98,7 +98,7 @@ def test_bad_input_gets_one_line(everlearn, texts, encoder_folder, text_run, tmp
         (["learn", texts / "content.csv", *run, *with_encoder, "--column", "text=body"], "has no column 'body'"),
         (["learn", texts / "texts.csv", *run, "--backbone", "resnet18"], "there is no sentence encoder 'resnet18'"),
         (["learn", texts / "texts.csv", *run, *with_encoder, "--method", "er", "--set", "augment=crop"],
-         "augment changes pictures"),
+         "augment is for pictures"),
         (["learn", texts / "texts.csv", *run, *with_encoder, "--channels", 3], "holds texts"),
         (["learn", texts / "texts.csv", *run, *with_encoder, "--watch", tmp_path], "texts cannot"),
         (["learn", "builtin:digits", "--run", text_run], "holds pictures; expected texts"),

@@ -95,7 +95,7 @@ def open_source(
     listing = _list(str(spec), _path(root), columns, _path(labels))
     if not regions:
         listing = replace(listing, regions=None)
-    elif listing.regions is None and Path(spec).is_dir():
+    elif listing.regions is None and Path(spec).is_dir() and not isinstance(listing.pictures, Texts):
         listing = replace(listing, regions=regions_of_folder(Path(spec), listing.names, listing.pictures))
     listing = _without_validation(listing)
     if len(listing.class_names) < least:

@@ -156,9 +156,9 @@ def _model(config: Config, shape: tuple[int, int, int]) -> Model:
             settings.backbone, channels=shape[0], size=max(shape[1:]), seed=config.seed, weights=settings.weights,
             pretrained=settings.pretrained,
         )  # fmt: skip
-    for name in ("augment", "views"):
+    for name in ("augment", "views", "rrr", "region"):
         if settings.options.get(name):
-            raise SettingError(f"{name} changes pictures; leave it out for texts")
+            raise SettingError(f"{name} is for pictures; leave it out for texts")
     return build_text_model(settings.weights or settings.backbone)
 
 

@@ -102,7 +102,7 @@ def window_values(model: Language, memory: Replaying, batch: int, lr: float) -> 
     with torch.no_grad():
         for shift in (_EPSILON, -2 * _EPSILON):
             for p, each in zip(model.parameters(), g):
-                p += shift * each / norm
+                p.add_(each, alpha=shift / float(norm))
             parts = [range(k, min(k + batch, memory.size)) for k in range(0, memory.size, batch)]
             found.append(torch.cat([losses(model, *memory.remembered(part)) for part in parts]))
     return (found[0] - found[1]) / (2 * _EPSILON)

@@ -1,10 +1,12 @@
-"""A 10 M model on real text: ``everlearn pretrain`` beside a bare PyTorch loop and the Hugging Face Trainer.
+"""A 10 M model on real text: ``everlearn pretrain`` beside a bare PyTorch loop, the HF Trainer and OLMo-core.
 
-    python benchmarks/pretrain.py OUT --data FOLDER [--steps 120] [--trainer-steps 40] [--text tinyshakespeare]
+    python benchmarks/pretrain.py OUT --data FOLDER [--steps 120] [--peer-steps 40] [--text tinyshakespeare]
 
-All have one shape, one tokenizer, one order of batches and, but for the Trainer, one set of initial weights. They take
-turns within one process, five steps each, so that a machine whose speed drifts slows all alike. Writes
-OUT/pretrain-TEXT.json.
+All have one shape, one tokenizer, one order of batches and, but for the peers, one set of initial weights. Each takes
+turns with the bare loop within one process, five steps each, so that a machine whose speed drifts slows both alike.
+Both sides save themselves every `--every` steps, and the same command goes on after an interruption. Writes
+OUT/pretrain-TEXT.json. Peers that are not installed are left out: pip install transformers accelerate; OLMo-core pins
+an older torch and rich, so: pip install --no-deps ai2-olmo-core and what it imports.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pretrain_peers
 from everlearn.models.language import Language
 from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.initialise import initialise
@@ -32,7 +35,7 @@ from everlearn.scaling.settings import Settings
 TURN, SEED = 5, 0
 MODEL = {"layers": 7, "hidden": 320, "heads": 5, "ffn": 896, "seq_len": 256, "tied": True}
 LR, BETAS, DECAY, CLIP, WARMUP = 1e-3, (0.9, 0.95), 0.1, 1.0, 20
-BATCH, LENGTH, VALID = 4, 128, 24
+BATCH, LENGTH, VALID = 4, 128, 32
 PROMPTS = {"tinyshakespeare": "ROMEO:\n", "wikitext2_valid": " The "}
 
 
@@ -82,10 +85,12 @@ class Bare(nn.Module):
 
 
 class BareLoop:
-    """Model, AdamW, clipping, warm-up; ``step`` takes one step."""
+    """Model, AdamW, clipping, warm-up, a last fifth of decay; ``step`` takes one step."""
 
-    def __init__(self, vocab: int, weights: dict[str, Tensor], batch: Callable[[int], tuple[Tensor, Tensor]]) -> None:
-        self.model, self.batch, self.done = Bare(vocab), batch, 0
+    def __init__(
+        self, vocab: int, weights: dict[str, Tensor], batch: Callable[[int], tuple[Tensor, Tensor]], steps: int
+    ) -> None:
+        self.model, self.batch, self.done, self.steps = Bare(vocab), batch, 0, steps
         short = {"attention_norm": "norm1", "feed_norm": "norm2", "attention.": "", "feed.": ""}
         renamed = {}
         for name, value in weights.items():
@@ -100,8 +105,9 @@ class BareLoop:
 
     def step(self) -> float:
         tokens, labels = self.batch(self.done)
+        decayed = max(0.0, self.done - (self.steps - self.steps // 5)) / max(1, self.steps // 5)
         for group in self.optimiser.param_groups:
-            group["lr"] = LR * min(1.0, (self.done + 1) / WARMUP)
+            group["lr"] = LR * min(1.0, (self.done + 1) / WARMUP, 1 - decayed**0.5)
         loss = F.cross_entropy(self.model(tokens).flatten(0, 1), labels.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -109,6 +115,14 @@ class BareLoop:
         self.optimiser.zero_grad()
         self.done += 1
         return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "done": self.done}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done = state["done"]
 
     @torch.no_grad()
     def evaluate(self, valid: Sampler) -> float:
@@ -123,38 +137,50 @@ class BareLoop:
 
 
 class Turns:
-    """Counts the time between calls as one side's, and lets the other side take as many steps in between.
+    """Counts the time between calls as one side's, and lets the bare loop take as many steps in between.
 
-    Wall time and the process's own: other work on the machine stretches the first, and hardly the second.
+    Wall time and the process's own: other work on the machine stretches the first, and hardly the second. ``file``
+    keeps the bare loop and the turns every ``every`` steps.
     """
 
-    def __init__(self, other: Callable[[], Any]) -> None:
-        self.other, self.count = other, 0
-        self.mine, self.theirs = [(0.0, 0.0)], [(0.0, 0.0)]
+    def __init__(self, bare: BareLoop, file: Path | None = None, every: int = 0) -> None:
+        self.bare, self.file, self.every, self.count = bare, file, every, 0
+        self.turns: list[list[tuple[float, ...]]] = []
+        self.mine = (0.0, 0.0)
+        if file is not None and file.is_file():
+            state = torch.load(file, weights_only=True)
+            bare.load(state["bare"])
+            self.turns = state["turns"]
         self.begun = clocks()
 
     def __call__(self, *_: Any) -> None:
         """A step of one side has ended."""
         self.count += 1
-        self.mine[-1] = tuple(t + new - old for t, new, old in zip(self.mine[-1], clocks(), self.begun))
+        self.mine = tuple(t + new - old for t, new, old in zip(self.mine, clocks(), self.begun))
         if self.count % TURN == 0:
-            self.begun = clocks()
-            for _ in range(TURN):
-                self.other()
-            self.theirs[-1] = tuple(new - old for new, old in zip(clocks(), self.begun))
-            self.mine.append((0.0, 0.0))
-            self.theirs.append((0.0, 0.0))
+            if self.bare.done + TURN <= self.bare.steps:
+                begun = clocks()
+                for _ in range(TURN):
+                    self.bare.step()
+                theirs = tuple(new - old for new, old in zip(clocks(), begun))
+                if self.count > TURN:  # the first turn warms up
+                    self.turns.append([self.mine, theirs])
+            if self.file is not None and self.bare.done % self.every == 0:
+                beside = self.file.with_suffix(".new")
+                torch.save({"bare": self.bare.state(), "turns": self.turns}, beside)
+                beside.rename(self.file)
+            self.mine = (0.0, 0.0)
         self.begun = clocks()
 
     def result(self) -> dict[str, float]:
-        """Tokens/s of one side and of the other; medians over turns of their ratio. The first turn warms up."""
-        pairs = list(zip(self.mine[1:-1], self.theirs[1:-1]))
+        """Tokens/s of one side and of the bare loop; medians over turns of their ratio."""
         tokens = TURN * BATCH * LENGTH
         return {
-            "tokens_per_second": tokens / statistics.median(a[0] for a, _ in pairs),
-            "bare_tokens_per_second": tokens / statistics.median(b[0] for _, b in pairs),
-            "ratio": statistics.median(b[0] / a[0] for a, b in pairs),
-            "ratio_cpu": statistics.median(b[1] / a[1] for a, b in pairs),
+            "tokens_per_second": tokens / statistics.median(a[0] for a, _ in self.turns),
+            "bare_tokens_per_second": tokens / statistics.median(b[0] for _, b in self.turns),
+            "ratio": statistics.median(b[0] / a[0] for a, b in self.turns),
+            "ratio_cpu": statistics.median(b[1] / a[1] for a, b in self.turns),
+            "turns": len(self.turns),
         }
 
 
@@ -162,7 +188,7 @@ def clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def settings_of(text: Path, folder: Path, steps: int) -> Settings:
+def settings_of(text: Path, folder: Path, steps: int, every: int) -> Settings:
     """The configuration, with the text cut in two: nine tenths to train, the rest to validate."""
     from everlearn.scaling.tokenizer import read_text
 
@@ -174,42 +200,17 @@ def settings_of(text: Path, folder: Path, steps: int) -> Settings:
     return Settings.of({
         "model": MODEL,
         "data": {"train": [str(folder / "train.txt")], "valid": [str(folder / "valid.txt")], "tokenizer": "bpe:4096"},
-        "train": {"steps": steps, "global_batch": BATCH, "seq_len": LENGTH, "checkpoint_every": steps,
-                  "valid_batches": VALID},
+        "train": {"steps": steps, "global_batch": BATCH, "seq_len": LENGTH, "checkpoint_every": every,
+                  "evaluate_every": 2 * every, "valid_batches": VALID},
         "optimiser": {"lr": LR, "betas": list(BETAS), "weight_decay": DECAY, "clip": CLIP},
-        "schedule": {"warmup": WARMUP}, "layout": {"micro_batch": BATCH}, "seed": SEED,
+        "schedule": {"warmup": WARMUP, "decay": steps // 5}, "layout": {"micro_batch": BATCH}, "seed": SEED,
     })  # fmt: skip
 
 
-def trainer(vocab: int, batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, turns: Turns, out: Path) -> float:
-    """The Hugging Face Trainer on a Llama of the same shape and the same batches; returns its last loss."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    class Windows(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return steps * BATCH
-
-        def __getitem__(self, i: int) -> dict[str, Tensor]:
-            tokens, labels = batch(i // BATCH)
-            return {"input_ids": tokens[i % BATCH], "shift_labels": labels[i % BATCH], "labels": labels[i % BATCH]}
-
-    class Ended(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns()
-
-    config = LlamaConfig(vocab_size=vocab, hidden_size=MODEL["hidden"], intermediate_size=MODEL["ffn"],
-                         num_hidden_layers=MODEL["layers"], num_attention_heads=MODEL["heads"], rms_norm_eps=1e-5,
-                         max_position_embeddings=MODEL["seq_len"], tie_word_embeddings=True,
-                         use_cache=False)  # fmt: skip
-    asked = TrainingArguments(output_dir=str(out), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=LR,
-                              adam_beta1=BETAS[0], adam_beta2=BETAS[1], weight_decay=DECAY, max_grad_norm=CLIP,
-                              lr_scheduler_type="constant_with_warmup", warmup_steps=WARMUP, save_strategy="no",
-                              report_to=[], disable_tqdm=True, logging_steps=steps, use_cpu=True, seed=SEED,
-                              dataloader_num_workers=0, remove_unused_columns=False)  # fmt: skip
-    run = Trainer(LlamaForCausalLM(config), asked, train_dataset=Windows(), callbacks=[Ended()])
-    run._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(run.train_dataset)  # type: ignore[method-assign]
-    turns.begun = clocks()
-    return float(run.train().training_loss)
+def line(name: str, loss: float | None, speed: dict[str, float]) -> str:
+    shown = f"{loss:11.4f}" if loss is not None else f"{'':11}"
+    ratios = f"{speed['ratio']:.3f} by the wall, {speed['ratio_cpu']:.3f} by CPU time, median of {speed['turns']} turns"
+    return f"{name:22}{shown}{speed['tokens_per_second']:10.0f}   / bare {ratios}"
 
 
 def main() -> None:
@@ -218,13 +219,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the text files")
     parser.add_argument("--text", default="tinyshakespeare", choices=PROMPTS, help="TEXT.txt.gz of the folder")
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--trainer-steps", type=int, default=40, help="0: without the Trainer")
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--peer-steps", type=int, default=40, help="0: without the peers")
     args = parser.parse_args()
     text = args.data / f"{args.text}.txt.gz"
     if not text.is_file():
         parser.error(f"there is no {text.name} in {args.data}; give --data")
     folder = args.out / args.text
-    settings = settings_of(text, folder, args.steps)
+    settings = settings_of(text, folder, args.steps, args.every)
     prepare(settings, folder / "run")
     files = (settings.data.train[0], settings.data.valid[0])
     train, valid = (Tokens(token_file(Path(name), folder / "run")) for name in files)
@@ -236,47 +238,37 @@ def main() -> None:
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return sampler.batch(step, BATCH, slice(0, BATCH))
 
-    bare = BareLoop(config.vocab, start.state_dict(), batch)
-    turns = Turns(bare.step)
+    bare = BareLoop(config.vocab, start.state_dict(), batch, args.steps)
+    turns = Turns(bare, folder / "bare.pt", args.every)
     loss = pretrain(settings, folder / "run", turns)
-    bare_loss = bare.evaluate(held)
-    speed = turns.result()
+    while bare.done < args.steps:
+        bare.step()
     count = sum(p.numel() for p in start.parameters())
     found: dict[str, Any] = {
         "text": args.text, "parameters": count, "tokens": len(train), "steps": args.steps,
-        "tokens_a_step": BATCH * LENGTH, "valid_loss": loss, "bare_valid_loss": bare_loss,
-        **speed, "turns": len(turns.mine) - 2, "seed": SEED,
-        "uniform_loss": math.log(config.vocab), "torch": torch.__version__,
+        "tokens_a_step": BATCH * LENGTH, "valid_loss": loss, "bare_valid_loss": bare.evaluate(held),
+        **turns.result(), "seed": SEED, "uniform_loss": math.log(config.vocab), "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
     }  # fmt: skip
     size = f"{count / 1e6:.1f} M parameters, {len(train):,} tokens"
     print(f"{args.text}: {size}, {args.steps} steps of {BATCH * LENGTH} tokens")
     print(f"{'':22}{'valid loss':>11}{'tokens/s':>10}")
-    print(f"{'everlearn pretrain':22}{loss:11.4f}{speed['tokens_per_second']:10.0f}")
-    print(
-        f"{'bare loop':22}{bare_loss:11.4f}{speed['bare_tokens_per_second']:10.0f}   everlearn / bare "
-        f"{speed['ratio']:.3f} by the wall, {speed['ratio_cpu']:.3f} by CPU time, median of {found['turns']} turns"
-    )
-    if args.trainer_steps:
+    print(line("everlearn pretrain", loss, found))
+    print(f"{'bare loop':22}{found['bare_valid_loss']:11.4f}{found['bare_tokens_per_second']:10.0f}")
+    for name, peer in pretrain_peers.PEERS.items() if args.peer_steps else ():
+        turns = Turns(BareLoop(config.vocab, start.state_dict(), batch, args.peer_steps))
+        model = MODEL | {"vocab": config.vocab, "batch": BATCH, "length": LENGTH, "lr": LR, "betas": BETAS,
+                         "decay": DECAY, "clip": CLIP, "warmup": WARMUP, "seed": SEED}  # fmt: skip
         try:
-            import accelerate
-            import transformers
+            told = peer(model, batch, args.peer_steps, turns, args.out / name)
         except ImportError as error:
-            print(f"HF Trainer left out: {error}; pip install transformers accelerate")
-        else:
-            again = BareLoop(config.vocab, start.state_dict(), batch)
-            turns = Turns(again.step)
-            peer_loss = trainer(config.vocab, batch, args.trainer_steps, turns, args.out / "trainer")
-            peer = turns.result()
-            found |= {"trainer": peer, "trainer_train_loss": peer_loss,
-                      "transformers": transformers.__version__, "accelerate": accelerate.__version__}  # fmt: skip
-            print(
-                f"{'HF Trainer':22}{'':11}{peer['tokens_per_second']:10.0f}   HF Trainer / bare {peer['ratio']:.3f} "
-                f"by the wall, {peer['ratio_cpu']:.3f} by CPU time; transformers {transformers.__version__}"
-            )
+            print(f"{name} left out: {error}")
+            continue
+        found[name] = turns.result() | told
+        print(line(f"{name} {told['version']}", None, found[name]))
     model, tokenizer, _ = finished(folder / "run")
-    found["generated"] = tokenizer.decode(generate(model, tokenizer.encode(PROMPTS[args.text]), 60))
-    print(f"generated: {found['generated']!r}")
+    found["generated"] = tokenizer.decode(generate(model, tokenizer.encode(PROMPTS[args.text]), 120))
+    print(f"generated: {found['generated']}")
     print(f"seed {SEED}, torch {torch.__version__}, {found['machine']}")
     (args.out / f"pretrain-{args.text}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 

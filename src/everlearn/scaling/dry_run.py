@@ -174,8 +174,8 @@ def dry_run(
             tokens = torch.zeros(global_batch // layout.dp, seq_len, dtype=torch.int64)
             with _Count(names_of(engine.mesh)) as count:
                 engine.traced_step(tokens, tokens)
-                norm = gradients.gradient_norm(engine.parameters(), engine.mesh)
-                gradients.clip(engine.parameters(), norm, 1.0)
+                gradients.gradient_norm(engine.parameters(), engine.mesh)
+                gradients.clip(engine.parameters(), 2.0, 1.0)
                 optimiser.step()
         held = sum(_local_bytes(p) for p in engine.parameters())
         total = sum(p.numel() for p in engine.parameters())

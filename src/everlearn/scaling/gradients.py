@@ -27,7 +27,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter], mesh: Mesh) -> Tensor:
         if isinstance(grad, DTensor):
             over = tuple(grad.device_mesh.get_group(i) for i, p in enumerate(grad.placements) if not p.is_replicate())
             grad = grad.to_local()
-        sums[over] = sums[over].to(grad.device) + grad.float().square().sum()
+        sums[over] = sums[over].to(grad.device) + torch.linalg.vector_norm(grad, dtype=torch.float32).square()
     total = torch.zeros(())
     for over, value in sums.items():
         for group in over:
@@ -54,12 +54,10 @@ def sum_over(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> No
             dist.all_reduce(grad.to_local() if isinstance(grad, DTensor) else grad, group=group)
 
 
-def clip(parameters: Iterable[nn.Parameter], norm: Tensor, largest: float) -> None:
-    """Scale gradients down to the largest norm; 0 leaves them."""
-    if not largest:
+def clip(parameters: Iterable[nn.Parameter], norm: float, largest: float) -> None:
+    """Scale gradients of a norm down to the largest; 0 leaves them."""
+    if not largest or norm <= largest:
         return
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            grad = parameter.grad
-            (grad.to_local() if isinstance(grad, DTensor) else grad).mul_(factor)
+    grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
+    if grads:
+        torch._foreach_mul_(grads, largest / (norm + 1e-6))

@@ -143,7 +143,7 @@ class Training:
         norm = self.engine.gradient_norm()
         values = float(loss), float(norm)
         if all(map(math.isfinite, values)) and not self._runs_away(*values):
-            gradients.clip(self.engine.parameters(), norm, settings.clip)
+            gradients.clip(self.engine.parameters(), values[1], settings.clip)
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = self._lr(self.state.step)

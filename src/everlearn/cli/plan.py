@@ -255,6 +255,10 @@ def _validated(found: Validation, json: bool) -> None:
             c.row, c.model, c.layout, figure, f"{c.predicted:.4g}", f"{c.published:.4g}", f"{100 * c.error:+.1f}"
         )
     console.print(table)
+    for row in found.unmeasured:
+        seconds, tokens = row["predicted"]["seconds"], row["predicted"]["tokens_per_s"]
+        told = f"{seconds:.3g} s a step, {tokens:.4g} tokens/s a device predicted"
+        console.print(f"row {row['row']} measured nothing to compare with: {told} ({row['layout']})", soft_wrap=True)
     for refused in found.refused:
         console.print(f"row {refused.name} not predicted: {refused.reason}", soft_wrap=True)
     for metric, mean in found.means.items():

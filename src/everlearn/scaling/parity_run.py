@@ -27,7 +27,7 @@ from everlearn.scaling.parity import MODELS, SEQUENCES, Row, Trace, compare, lay
 from everlearn.scaling.processes import connect, die_with_parent, launch
 from everlearn.scaling.settings import Layout
 
-LONGEST = 120  # seconds of one layout; one that hangs is ended then, and the comparison goes on
+SHARE = 15  # a layout that takes a fifteenth of the time for all hangs: it is ended, and the comparison goes on
 
 
 def run(
@@ -76,16 +76,19 @@ def run(
                 row(rows[-1])
 
         asked = {"processes": processes, "short": short, "models": models, "only": only, "inject": inject}
+        asked["longest"] = timeout / SHARE
         launch(["-m", "everlearn.scaling.parity_run", json.dumps(asked | {"file": str(file)})], 1, timeout, tick)
         tick()
     return rows
 
 
-def _work(processes: int, short: bool, models: list[str], only: str, inject: float, file: str) -> None:
+def _work(processes: int, short: bool, models: list[str], only: str, inject: float, longest: float, file: str) -> None:
     """What the process does that has loaded the libraries: the references, then one layout after another."""
     folder = Path(file).parent
     for model in models:
-        _together([lambda: _save(trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1), folder / model)], folder)  # noqa: B023
+        _together(
+            [lambda: _save(trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1), folder / model)], folder, longest
+        )  # noqa: B023
         for number, layout in enumerate(layouts(processes, model, short)):
             if only not in layout.words:
                 continue
@@ -93,21 +96,21 @@ def _work(processes: int, short: bool, models: list[str], only: str, inject: flo
             where.mkdir()
             begun = time.perf_counter()
             ranks = [partial(_one, model, layout, rank, processes, inject, where) for rank in range(processes)]
-            told = _together(ranks, where)
+            told = _together(ranks, where, longest)
             loss, norm, weights = (0.0, 0.0, 0.0) if told else json.loads((where / "errors.json").read_text())
             row = Row(model, layout.words, loss, norm, weights, told, round(time.perf_counter() - begun, 1))
             with Path(file).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(row)) + "\n")
 
 
-def _together(works: Sequence[Callable[[], None]], where: Path) -> str:
+def _together(works: Sequence[Callable[[], None]], where: Path, longest: float) -> str:
     """Run each in a forked process; returns what went wrong first, or nothing.
 
     A process takes its groups, their threads and sockets with it when it ends. One that fails has all ended a little
     later, and all are ended when the time is up.
     """
     running = {_forked(work, where / f"error-{rank}"): rank for rank, work in enumerate(works)}
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + longest
     died = ""
     while running:
         for pid, rank in list(running.items()):
@@ -117,7 +120,7 @@ def _together(works: Sequence[Callable[[], None]], where: Path) -> str:
             if status and not died:
                 died, end = f"rank {rank} ended with status {status}", min(end, time.monotonic() + 2.0)
         if running and time.monotonic() > end:
-            died = died or f"rank {', '.join(map(str, running.values()))} still ran after {LONGEST} s"
+            died = died or f"rank {', '.join(map(str, running.values()))} still ran after {longest:.0f} s"
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             end += 60.0

@@ -89,8 +89,11 @@ def linear(bench: Bench, m: int, n: int, k: int, groups: int = 1) -> Passes:
     """A linear layer ``[m, k] → [m, n]``: a product forward, two backward, accumulation of gradients, fp8's casts."""
     device, precision = bench.device, bench.precision
     forward = gemm_seconds(m, n, k, device, precision, groups)
-    backward = gemm_seconds(m, k, n, device, precision, groups) + gemm_seconds(n, k, m, device, precision, groups)
-    accumulate = 2.0 * bench.stack.gradient_bytes * groups * n * k
+    backward = gemm_seconds(m, k, n, device, precision, groups)
+    accumulate = 0.0
+    if not bench.stack.frozen:
+        backward += gemm_seconds(n, k, m, device, precision, groups)
+        accumulate = 2.0 * bench.stack.gradient_bytes * groups * n * k
     cast = 0.0
     if precision in ("fp8", "mxfp8", "nvfp4"):
         cast = (4.0 if precision == "fp8" else 6.0) * groups * m  # read two bytes, write one along each axis; scales
@@ -140,7 +143,7 @@ def core(shape: ModelShape, bench: Bench, heads: int, kv: int, qk: int) -> Passe
         seen = shape.attended(causal=True) / max(1, shape.attention_layers)
         flops = 2.0 * bench.tokens * seen * heads * (qk + shape.value_dim)
         # scores cost exponentials whatever the head's width: below 128 they bound the kernel
-        rate = device.peak("bf16") * device.attention_efficiency * min(1.0, qk / 128)
+        rate = device.peak("bf16") * device.attention_efficiency * bench.stack.attention_share * min(1.0, qk / 128)
         forward = Work(attention=flops / rate)
         return Passes(forward, Work(attention=2.5 * flops / (0.8 * rate)), forward)
     batch, rows = sequences * heads, s // bench.cp
@@ -173,6 +176,8 @@ def experts(shape: ModelShape, bench: Bench) -> Passes:
     passes = linear(bench, each, f * (2 if shape.gated else 1), width, local) + linear(bench, each, width, f, local)
     slack = 1 / GROUPED - 1
     passes += Passes(Work(gemm=passes.forward.gemm * slack), Work(gemm=passes.backward.gemm * slack))
+    starts = 1e-6 * bench.stack.expert_start_us * local
+    passes += Passes(Work(gemm=starts), Work(gemm=2 * starts))
     wide = bench.stack.activation_passes * rows * f
     passes += traffic(bench, (6 if shape.gated else 4) * wide, (10 if shape.gated else 6) * wide)
     moved = bench.stack.expert_row_bytes * rows * width
@@ -202,9 +207,11 @@ def unembedding(shape: ModelShape, bench: Bench) -> Passes:
     v, m = shape.vocab // bench.tp, bench.tokens
     device = bench.device
     forward = gemm_seconds(m, v, shape.hidden, device)
-    backward = gemm_seconds(m, shape.hidden, v, device) + gemm_seconds(v, shape.hidden, m, device)
+    backward, weights = gemm_seconds(m, shape.hidden, v, device), 0.0
+    if not bench.stack.frozen:
+        backward += gemm_seconds(v, shape.hidden, m, device)
+        weights = 2.0 * bench.stack.gradient_bytes * v * shape.hidden
     size = (12.0, 10.0) if bench.stack.fused_loss else (38.0, 14.0)
-    weights = 2.0 * bench.stack.gradient_bytes * v * shape.hidden
     passes = Passes(Work(gemm=forward), Work(gemm=backward, memory=stream_seconds(weights, device)))
     return passes + traffic(bench, size[0] * m * v, size[1] * m * v)
 

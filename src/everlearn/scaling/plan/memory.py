@@ -46,6 +46,9 @@ def state_bytes(shape: ModelShape, layout: Layout, stack: Stack) -> tuple[float,
     found = [0.0, 0.0, 0.0]
     replicas = (layout.dp * layout.cp, max(1, layout.dp * layout.cp * layout.tp // layout.ep))
     for parameters, size in zip(weights_of(shape, layout), replicas):
+        if stack.frozen:
+            found[0] += 2.0 * parameters
+            continue
         found[0] += 2.0 * parameters / (size if layout.zero == 3 else 1)
         found[1] += stack.gradient_bytes * parameters / (size if layout.zero >= 2 else 1)
         shard = 16.0 if stack.gradient_bytes == 2 and layout.zero else 12.0  # the step needs its gradients in fp32

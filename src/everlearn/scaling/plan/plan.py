@@ -139,8 +139,9 @@ def step_parts(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack
     parts["head"] = m * (longest - share * block_seconds)
     parts["bubble"] = (total - longest) / v if p > 1 else 0.0
     parts["pipeline"] = pipeline_seconds(shape, layout, cluster, stack)
-    parts["data"] = gradient_seconds(shape, layout, cluster, stack, sum(parts.values()))
-    parts["optimiser"] = optimiser_seconds(shape, layout, cluster)
+    if not stack.frozen:
+        parts["data"] = gradient_seconds(shape, layout, cluster, stack, sum(parts.values()))
+        parts["optimiser"] = optimiser_seconds(shape, layout, cluster)
     return parts
 
 
@@ -177,7 +178,8 @@ def pipeline_seconds(shape: ModelShape, layout: Layout, cluster: Cluster, stack:
     over = _pipeline_wire(layout, cluster)
     amount = 2.0 * layout.micro_batch * shape.seq_len / layout.cp * shape.hidden / layout.tp
     each = 2 * ring_seconds("send", 2, amount, over)
-    steady = layout.microbatches * layout.vpp * each * (1 - stack.overlap_pipeline)
+    hidden = stack.overlap_pipeline if layout.vpp > 1 else 0.0  # without chunks a stage has nothing else to do
+    steady = layout.microbatches * layout.vpp * each * (1 - hidden)
     return steady + (layout.pp - 1) * each
 
 

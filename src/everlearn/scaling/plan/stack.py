@@ -29,6 +29,12 @@ class Stack:
         Collectives use all network cards of a node; otherwise one.
     gradient_bytes : int
         Bytes of a gradient as it is kept and reduced.
+    attention_share : float
+        What fused attention reaches of the device's best kernel, 0..1.
+    frozen : bool
+        Weights stay as they are and only small adapters learn (LoRA): no gradients of weights, no optimiser.
+    expert_start_us : float
+        Time of a device for each expert that it holds, forward: products that start one by one, and their last tiles.
     expert_row_bytes : float
         Bytes read and written for each routed row and each unit of width, forward: permutations and casts.
     activation_passes : float
@@ -57,19 +63,24 @@ class Stack:
     gradient_bytes: int = 2
     mamba_host_us: float = 800.0
     expert_row_bytes: float = 15.0
+    expert_start_us: float = 0.0
     activation_passes: float = 1.0
     norm_passes: float = 1.0
     asynchronous: bool = True
     bucket_bytes: float = 0.0
     regathers: bool = True
+    attention_share: float = 1.0
+    frozen: bool = False
 
 
 MODERN = Stack("modern")
+# Before FlashAttention-3 and cuDNN 9 Hopper's attention reached a third of its peak (Shah et al. 2024).
+MODERN_2023 = Stack("modern-2023", attention_share=0.7)
 PART_GRAPHS = Stack("part-graphs", expert_host_us=1150.0)
 GRAPHS = Stack("graphs", host_forward_us=150.0, expert_host_us=200.0, expert_row_bytes=9.0, overlap_experts=0.85)
 # Plain PyTorch modules: a norm in fp32 is six kernels of 36 bytes an element against a fused one's 4, a rotation 30
 # against 4, beside residuals that stay; SwiGLU is two kernels of 10 bytes against one of 6; the loss is not fused.
-EAGER = Stack("eager", norm_passes=4.0, activation_passes=1.7, fused_loss=False)
+EAGER = Stack("eager", norm_passes=4.0, activation_passes=1.7, fused_loss=False, attention_share=0.65)
 # What `everlearn pretrain` runs.
 PRETRAIN = replace(EAGER, name="pretrain", gradient_bytes=4, regathers=False, overlap_tensor=0.0)
 MEGATRON_2021 = Stack(
@@ -85,4 +96,7 @@ MEGATRON_2021 = Stack(
 )
 # Megatron from 2022 on sums gradients of activations while it computes those of weights: two of four or six sums hide.
 MEGATRON_2022 = replace(MEGATRON_2021, name="megatron-2022", overlap_tensor=0.42)
-STACKS = {stack.name: stack for stack in (MODERN, EAGER, PRETRAIN, PART_GRAPHS, GRAPHS, MEGATRON_2021, MEGATRON_2022)}
+STACKS = {
+    stack.name: stack
+    for stack in (MODERN, MODERN_2023, EAGER, PRETRAIN, PART_GRAPHS, GRAPHS, MEGATRON_2021, MEGATRON_2022)
+}

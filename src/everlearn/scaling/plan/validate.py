@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,12 +41,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Validation:
-    """All comparisons of a file, and the rows that could not be predicted."""
+    """All comparisons of a file, rows that measured nothing to compare with, and rows that could not be predicted."""
 
     file: str
     format: str
     comparisons: list[Comparison]
     refused: list[Refused]
+    unmeasured: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
@@ -74,7 +75,8 @@ class Validation:
             for c in self.comparisons
         ]
         refused = [{"row": r.name, "reason": r.reason} for r in self.refused]
-        return {"file": self.file, "format": self.format, "means": self.means, "rows": rows, "refused": refused}
+        return {"file": self.file, "format": self.format, "means": self.means, "rows": rows,
+                "unmeasured": self.unmeasured, "refused": refused}  # fmt: skip
 
 
 def validate(path: str | Path) -> Validation:
@@ -87,16 +89,25 @@ def validate(path: str | Path) -> Validation:
     """
     kind, cases = read_cases(path)
     comparisons: list[Comparison] = []
-    refused = []
+    refused, unmeasured = [], []
     for case in cases:
         if isinstance(case, Refused):
             refused.append(case)
             continue
         try:
             comparisons += compare(case)
+            if not case.published:
+                unmeasured.append(_alone(case))
         except (ArithmeticError, SettingError) as error:
             refused.append(Refused(case.name, f"its sizes make no run that can be predicted ({error})"))
-    return Validation(Path(path).name, kind, comparisons, refused)
+    return Validation(Path(path).name, kind, comparisons, refused, unmeasured)
+
+
+def _alone(case: Case) -> dict[str, Any]:
+    """What is predicted of a row that measured nothing."""
+    plan = estimate(case.shape, case.layout, case.cluster, case.stack)
+    figures = {metric: predicted(case, plan, metric) for metric in ("seconds", "tokens_per_s", "mfu", "memory_gib")}
+    return {"row": case.name, "model": case.shape.name, "layout": case.layout.words, "predicted": figures}
 
 
 def compare(case: Case) -> list[Comparison]:

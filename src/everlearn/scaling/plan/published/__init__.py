@@ -19,7 +19,7 @@ FORMATS = {"vtrain": vtrain, "bloom": bloom, "bridge": bridge, "runs": runs}
 
 
 def read_cases(path: str | Path) -> tuple[str, list[Case | Refused]]:
-    """Read a CSV of runs.
+    """Read a CSV of runs; of the formats it has the one most of whose columns are there.
 
     Returns
     -------
@@ -42,14 +42,16 @@ def read_cases(path: str | Path) -> tuple[str, list[Case | Refused]]:
     rows = csv.reader(lines)
     try:
         header = _unique(next(rows, []))
-        table = [dict(zip(header, (cell.strip() for cell in row))) for row in rows if any(row)]
+        table = [dict(zip(header, (cell.strip() for cell in row))) for row in rows if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise SettingError(f"cannot read {path.name}: {error}; expected a CSV file of runs") from None
-    for kind, form in FORMATS.items():
-        if set(header) >= form.COLUMNS:
-            if not table:
-                raise SettingError(f"{path.name} has a header but no rows; expected at least one run")
-            return kind, [_guarded(form.read, row, number) for number, row in enumerate(table, 2)]
+    covered = {kind: len(form.COLUMNS & set(header)) / len(form.COLUMNS) for kind, form in FORMATS.items()}
+    kind = max(covered, key=lambda name: covered[name])
+    if covered[kind] > 0.5:
+        if not table:
+            raise SettingError(f"{path.name} has a header but no rows; expected at least one run")
+        empty = dict.fromkeys(FORMATS[kind].COLUMNS, "")
+        return kind, [_guarded(FORMATS[kind].read, empty | row, number) for number, row in enumerate(table, 2)]
     if not header:
         raise SettingError(f"{path.name} is empty; expected a CSV file of runs")
     known = "; ".join(f"{kind}: {', '.join(sorted(form.COLUMNS))}" for kind, form in FORMATS.items())
@@ -67,9 +69,8 @@ def _unique(header: list[str]) -> list[str]:
 def _guarded(reader: Callable[[Row, str], Case], row: Row, number: int) -> Case | Refused:
     name = row.get("id") or row.get("line") or str(number)
     try:
-        case = reader(row, name)
+        return reader(row, name)
     except (SettingError, ValueError, KeyError) as error:
         return Refused(name, str(error))
     except ArithmeticError as error:
         return Refused(name, f"its sizes make no model or layout ({error})")
-    return case if case.published else Refused(name, "the row has no measured figure to compare with")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 
 from everlearn.errors import SettingError
 from everlearn.scaling.plan.cluster import Cluster, load_cluster
@@ -35,17 +36,14 @@ def read(row: Row, name: str) -> Case:
 
     Defaults: of two figures, ``729 (578)``, the first; without precision fp8 with one scale for a tensor, as the
     summary of 25.09 says; "n/a" is 1; ZeRO-1, and ZeRO-3 where FSDP is on. The container's release decides the stack.
+    A model that is no preset has the shape of the one nearest by name, with blocks by the row's FLOPs of a token.
     """
     key = re.sub(r"\(.*?\)|[^a-z0-9]", "", row["model"].lower())
     preset = MODELS.get(key) or next((name for name in preset_names() if name.replace("-", "") == key), None)
-    if preset is None:
-        raise SettingError(f"model {row['model']!r}: its shape is not public, nor a preset's; cannot be predicted")
-    shape = load_shape(preset)
+    shape = load_shape(preset) if preset else _alike(row, key)
     shape = replace(shape, seq_len=positive(number(row, "Sequence Length", shape.seq_len), "Sequence Length"))
     if "w/o mtp" in row["model"].lower():
         shape = replace(shape, mtp=0)
-    if "lora" in row.get("section", "").lower():
-        raise SettingError("LoRA trains no full weights; the planner is for training of all weights")
     system = row["System"].lower().removeprefix("dgx-")
     precision = PRECISION.get(re.sub(r"\(.*?\)|[^a-z0-9]", "", row.get("Precision", "").lower()), "fp8")
     devices = positive(number(row, "#-GPUs"), "#-GPUs")
@@ -68,7 +66,7 @@ def read(row: Row, name: str) -> Case:
     stack = stack_of(row, key, system)
     layout = least_recomputation(shape, layout, cluster, stack)
     columns = {"Tokens / sec / GPU": "tokens_per_s", "Model TFLOP / sec / GPU": "tflops"}
-    counted = 3 * shape.forward_flops(causal=not shape.mamba_layers)
+    counted = (2 if stack.frozen else 3) * shape.forward_flops(causal=not shape.mamba_layers)
     return Case(name, shape, layout, cluster, stack, figures(row, columns), counted=counted)
 
 
@@ -83,7 +81,25 @@ def stack_of(row: Row, model: str, system: str) -> Stack:
     stack = MODERN
     if system.startswith("gb") and not model.startswith("nemotron"):
         stack = GRAPHS if new and model != "kimik2" else PART_GRAPHS
+    stack = replace(stack, frozen="lora" in row.get("section", "").lower())
     return replace(stack, activation_passes=10.0) if model == "gptoss120b" and not new else stack
+
+
+def _alike(row: Row, key: str) -> ModelShape:
+    """A model that is no preset: the one of the nearest name, with as many blocks as the row's FLOPs of a token ask."""
+    names = {name.replace("-", ""): name for name in preset_names()}
+    near = get_close_matches(key, names, 1, 0.5)
+    told = number(row, "Model TFLOP / sec / GPU", 0) / max(1e-9, number(row, "Tokens / sec / GPU", 0))
+    if not near or not told:
+        raise SettingError(
+            f"model {row['model']!r} is no preset's, nor is one alike; give its figures and a known name"
+        )
+    shape = load_shape(names[near[0]])
+    times = 1e12 * told / (3 * shape.forward_flops(causal=not shape.mamba_layers))
+    if not 1 / 4 < times < 4:
+        raise SettingError(f"model {row['model']!r}: {names[near[0]]} is alike by name, but not by its FLOPs")
+    parts = ("layers", "attention_layers", "ffn_layers", "mamba_layers", "local_layers")
+    return replace(shape, name=row["model"], **{part: round(times * getattr(shape, part)) for part in parts})
 
 
 def least_recomputation(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack) -> Layout:

@@ -26,7 +26,7 @@ class Case:
     shape, layout, cluster, stack
         What to predict.
     published : dict of str to float
-        Measured figures by metric: seconds, tokens_per_s, tflops, mfu, hfu (per cent), memory_gib, days.
+        Measured figures by metric: seconds, tokens_per_s, tflops, mfu, hfu (per cent), memory_gib, days; may be empty.
     tokens : float
         Tokens of the whole run, for days.
     counted : float

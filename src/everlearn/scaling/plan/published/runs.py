@@ -12,7 +12,7 @@ from everlearn.scaling.plan.layout import Layout, slots
 from everlearn.scaling.plan.plan import Plan, estimate
 from everlearn.scaling.plan.published import bloom
 from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive, told_size
-from everlearn.scaling.plan.stack import EAGER, MEGATRON_2021, MEGATRON_2022, MODERN, Stack
+from everlearn.scaling.plan.stack import EAGER, MEGATRON_2021, MEGATRON_2022, MODERN, MODERN_2023, Stack
 
 COLUMNS = {"id", "model", "device", "n_devices", "tp", "pp", "params_b"}
 METRICS = {
@@ -24,7 +24,8 @@ METRICS = {
     "mem_gib_per_device": "memory_gib",
     "days": "days",
 }
-FLASH = 2302  # papers from February 2023 on trained with fused attention
+FLASH = 2302  # papers from February 2023 on trained with fused attention,
+FLASH_3 = 2410  # and from October 2024 on with kernels made for Hopper
 UNTOLD_BATCH = 4_000_000  # tokens of a step
 
 
@@ -37,7 +38,9 @@ def read(row: Row, name: str) -> Case:
     recomputation, or a whole layout that is not told is the fastest that fits, as its authors would have tuned it; a
     pipeline's chunks are one before 2023 and then the fastest number up to eight. Attention is fused in papers from
     February 2023 on and on devices from Hopper on. FSDP without a pipeline is taken as plain PyTorch modules, and with
-    one keeps weights gathered. Days count the run at full speed.
+    one keeps weights gathered. Days count the run at full speed. Devices that are not told are those of the layout, or
+    of device hours and days; blocks and width those usual for the parameters; an unknown device with a peak is an H100
+    whose rates go with it.
     """
     published = figures(row, METRICS)
     if not published.get("days") and number(row, "device_hours", 0):
@@ -45,10 +48,7 @@ def read(row: Row, name: str) -> Case:
     tokens = 1e9 * number(row, "tokens_trained_b", 0)
     if not tokens:
         published.pop("days", None)
-    if not published:
-        raise SettingError("the row has no measured figure to compare with")
-    if not row["n_devices"]:
-        raise SettingError("the number of devices is not told")
+    row = row | {"n_devices": str(_devices(row))}
     cluster = _cluster(row)
     shape = shape_of(row)
     stack = _stack(row, cluster)
@@ -60,6 +60,19 @@ def read(row: Row, name: str) -> Case:
     kept = row.get("notes", "")
     published = _without_buffers(plan, published) if "params+grads+optimizer" in kept else published
     return Case(name, shape, plan.layout, cluster, stack, published, tokens, _counted(row, shape, plan), batch)
+
+
+def _devices(row: Row) -> int:
+    """Devices as told, or as the whole layout, or device hours and days, make them."""
+    if told := number(row, "n_devices", 0):
+        return positive(told, "n_devices")
+    dp, tp, pp = (told_size(row, dim) for dim in ("dp", "tp", "pp"))
+    if dp and tp and pp:
+        return dp * tp * pp * max(1, told_size(row, "cp"))
+    hours, days = number(row, "device_hours", 0), number(row, "days", 0)
+    if hours and days:
+        return positive(max(1.0, 8 * round(hours / days / 24 / 8)), "n_devices")
+    raise SettingError("the number of devices is not told")
 
 
 def _without_buffers(plan: Plan, published: dict[str, float]) -> dict[str, float]:
@@ -80,6 +93,8 @@ def _cluster(row: Row) -> Cluster:
     told = re.sub(r"[^a-z0-9]", "", row["device"].lower())
     names = sorted(device_names(), key=len, reverse=True)
     found = next((name for name in names if name.replace("-", "") in told), None)
+    if found is None and told and number(row, "peak_tflops", 0) > 0:
+        return _unknown(row)
     if found is None:
         raise SettingError(f"device {row['device']!r} is not known" if told else "the device is not told")
     cluster = load_cluster(f"{found}:{positive(number(row, 'n_devices'), 'n_devices')}")
@@ -95,6 +110,22 @@ def _cluster(row: Row) -> Cluster:
     return replace(cluster, device=replace(device, memory_gib=memory, tflops_bf16=peak))
 
 
+def _unknown(row: Row) -> Cluster:
+    """A device of which only peak and memory are told: an H100 whose rates go with the peak."""
+    cluster = load_cluster(f"h100:{positive(number(row, 'n_devices'), 'n_devices')}")
+    times = number(row, "peak_tflops") / cluster.device.tflops_bf16
+    device = replace(
+        cluster.device,
+        name=row["device"],
+        tflops_bf16=cluster.device.tflops_bf16 * times,
+        tflops_fp8=0.0,
+        hbm_tb_s=cluster.device.hbm_tb_s * times,
+        memory_gib=number(row, "device_mem_gb", cluster.device.memory_gib),
+    )
+    links = {"domain_gb_s": cluster.domain_gb_s * times, "network_gb_s": cluster.network_gb_s * times}
+    return replace(cluster, device=device, **links)
+
+
 def _stack(row: Row, cluster: Cluster) -> Stack:
     name = cluster.device.name
     if "bloom" in row["model"].lower():
@@ -106,7 +137,8 @@ def _stack(row: Row, cluster: Cluster) -> Stack:
         hidden = name == "h800" and "deepseek" in row["model"].lower()  # DualPipe computes while tokens travel
         if "fsdp" in row.get("sharding", "").lower() and number(row, "pp", 1) == 1:
             return EAGER
-        return replace(MODERN, overlap_experts=0.9) if hidden or "dualpipe" in str(row).lower() else MODERN
+        modern = MODERN if _month(row) >= FLASH_3 else MODERN_2023
+        return replace(modern, overlap_experts=0.9) if hidden or "dualpipe" in str(row).lower() else modern
     if row.get("sharding") == "ZeRO-3":  # gathers of the first ZeRO-3 ran over one card of a node
         return replace(MEGATRON_2021, overlap_gradients=0.9, rails=False)
     return MEGATRON_2022 if _month(row) >= 2205 else MEGATRON_2021
@@ -172,10 +204,18 @@ def _chunks(row: Row, shape: ModelShape, cut: Layout) -> list[int]:
 
 
 def _month(row: Row) -> int:
-    """Year and month of the paper, 2302; of a row without a paper, by its device: 2301 up to the A100 and TPU v3."""
-    found = re.search(r"arXiv:(\d{4})\.", row.get("source", ""))
-    old = re.search(r"[va]100|a800|tpu v[23]", row["device"].lower())
-    return int(found.group(1)) if found else 2301 if old else 2400
+    """Year and month of the paper, 2302, or the year its source or notes tell (FSDP without a paper: 2023).
+
+    Of a row that tells neither, by its device: 2301 up to the A100 and TPU v3.
+    """
+    source = row.get("source", "")
+    if found := re.search(r"(?:arXiv:|\b)(2[0-9](?:0[1-9]|1[0-2]))\.\d{4,5}", source, re.IGNORECASE):
+        return int(found.group(1))
+    if found := re.search(r"\b20(1[7-9]|2\d)(?:-(0[1-9]|1[0-2]))?\b", f"{source} {row.get('notes', '')}"):
+        return 100 * int(found.group(1)) + int(found.group(2) or 6)
+    if "fsdp" in row.get("sharding", "").lower():
+        return 2306
+    return 2301 if re.search(r"[va]100|a800|tpu v[23]", row["device"].lower()) else 2400
 
 
 def _recomputations(told: str) -> list[tuple[str, bool]]:
@@ -194,14 +234,14 @@ def _experts(shape: ModelShape, devices: int) -> list[int]:
 
 def shape_of(row: Row) -> ModelShape:
     """The model's shape, from a preset of its name or the row's sizes."""
-    told = re.sub(r"[^a-z0-9]", "", row["model"].lower())
+    told = re.sub(r"[^a-z0-9]", "", row["model"].lower().replace("3.1", "3"))  # Llama 3.1 has Llama 3's shapes
     layers, hidden, s = (told_size(row, column) for column in ("layers", "hidden", "seq_len"))
     for name in sorted(preset_names(), key=len, reverse=True):
         shape = load_shape(name)
         if name.replace("-", "") in told and (not layers or shape.layers == layers):
             return replace(shape, seq_len=s or shape.seq_len)
     if not layers or not hidden:
-        raise SettingError("layers and hidden are not told, and the model is no preset")
+        layers, hidden = _usual(row, layers, hidden)
     heads = told_size(row, "heads") or max(1, hidden // 128)
     shape = ModelShape(
         name=row["model"],
@@ -217,6 +257,17 @@ def shape_of(row: Row) -> ModelShape:
     if row.get("kind", "").startswith("moe"):
         return _mixture(row, shape, total)
     return min(_variants(row, shape, total), key=lambda each: abs(each.parameters - total))
+
+
+def _usual(row: Row, layers: int, hidden: int) -> tuple[int, int]:
+    """Blocks and width as is usual for the parameters: 12 l h² of them, 128 wide for each block."""
+    active = 1e9 * (number(row, "active_params_b", 0) or number(row, "params_b", 0))
+    if active <= 0:
+        raise SettingError("layers and hidden are not told, nor parameters, and the model is no preset")
+    hidden = hidden or 128 * max(
+        1, round((active / (12 * layers)) ** 0.5 / 128 if layers else (active / 12) ** (1 / 3) / 128 ** (2 / 3))
+    )
+    return layers or max(1, round(active / (12 * hidden**2))), hidden
 
 
 def _variants(row: Row, shape: ModelShape, total: float) -> list[ModelShape]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from everlearn.errors import SettingError
 from everlearn.scaling.plan.cluster import load_cluster
 from everlearn.scaling.plan.config import ModelShape
 from everlearn.scaling.plan.layout import Layout
-from everlearn.scaling.plan.published.cases import Case, Row, number, positive
+from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive
 from everlearn.scaling.plan.stack import MEGATRON_2021
 
 COLUMNS = {
@@ -28,7 +27,7 @@ def read(row: Row, name: str) -> Case:
 
     Defaults: vocabulary 51 200; nodes of eight with four 200 Gb/s cards (100 GB/s a node). Cells that are empty: heads
     of 128, 2048 tokens, micro-batch and tensor and pipeline parallelism 1, layers by the parameters, data parallelism
-    what fills the devices. Width, batch and time must be there.
+    what fills the devices. Width and batch must be there.
     """
 
     def cell(column: str, default: float | None = None) -> int:
@@ -58,8 +57,6 @@ def read(row: Row, name: str) -> Case:
         sequence_parallel=False,
         precision="fp16",
     )
-    seconds = number(row, "iteration time (ms)") / 1e3
-    if seconds <= 0:
-        raise SettingError(f"column 'iteration time (ms)' is {1e3 * seconds:g}; expected above 0")
+    published = {metric: 1e-3 * ms for metric, ms in figures(row, {"iteration time (ms)": "seconds"}).items()}
     cluster = load_cluster(f"a100:{layout.devices}", network_gb_s=12.5)
-    return Case(name, shape, layout, cluster, MEGATRON_2021, {"seconds": seconds})
+    return Case(name, shape, layout, cluster, MEGATRON_2021, published)

@@ -100,17 +100,16 @@ def test_no_process_is_left_behind():
     assert "everlearn.scaling.parity_run" not in children
 
 
-def test_a_layout_that_fails_or_hangs_costs_its_row_only(tmp_path, monkeypatch):
+def test_a_layout_that_fails_or_hangs_costs_its_row_only(tmp_path):
     def wrong():
         raise ValueError("a stage was lost\nand more")
 
-    assert parity_run._together([lambda: None, lambda: None], tmp_path) == ""
+    assert parity_run._together([lambda: None, lambda: None], tmp_path, 60) == ""
     begun = time.monotonic()
-    assert parity_run._together([lambda: time.sleep(60), wrong], tmp_path) == "rank 1: a stage was lost"
+    assert parity_run._together([lambda: time.sleep(60), wrong], tmp_path, 60) == "rank 1: a stage was lost"
     (tmp_path / "error-1").unlink()
-    assert parity_run._together([lambda: os.kill(os.getpid(), 9)], tmp_path) == "rank 0 ended with status 9"
-    monkeypatch.setattr(parity_run, "LONGEST", 0.5)
-    assert parity_run._together([lambda: time.sleep(60)], tmp_path) == "rank 0 still ran after 0.5 s"
+    assert parity_run._together([lambda: os.kill(os.getpid(), 9)], tmp_path, 60) == "rank 0 ended with status 9"
+    assert parity_run._together([lambda: time.sleep(60)], tmp_path, 0.5) == "rank 0 still ran after 0.5 s"
     assert time.monotonic() - begun < 30
     assert not Row("dense", "dp2", 0.0, 0.0, 0.0, "rank 0 died").passed
 

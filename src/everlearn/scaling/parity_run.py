@@ -86,16 +86,14 @@ def _work(processes: int, short: bool, models: list[str], only: str, inject: flo
     """What the process does that has loaded the libraries: the references, then one layout after another."""
     folder = Path(file).parent
     for model in models:
-        _together(
-            [lambda: _save(trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1), folder / model)], folder, longest
-        )  # noqa: B023
+        _together([partial(_reference, model, folder)], folder, longest)
         for number, layout in enumerate(layouts(processes, model, short)):
             if only not in layout.words:
                 continue
             where = folder / f"{model}-{number}"
             where.mkdir()
             begun = time.perf_counter()
-            ranks = [partial(_one, model, layout, rank, processes, inject, where) for rank in range(processes)]
+            ranks = [partial(_one, model, layout, rank, processes, inject, where, longest) for rank in range(processes)]
             told = _together(ranks, where, longest)
             loss, norm, weights = (0.0, 0.0, 0.0) if told else json.loads((where / "errors.json").read_text())
             row = Row(model, layout.words, loss, norm, weights, told, round(time.perf_counter() - begun, 1))
@@ -120,7 +118,7 @@ def _together(works: Sequence[Callable[[], None]], where: Path, longest: float) 
             if status and not died:
                 died, end = f"rank {rank} ended with status {status}", min(end, time.monotonic() + 2.0)
         if running and time.monotonic() > end:
-            died = died or f"rank {', '.join(map(str, running.values()))} still ran after {longest:.0f} s"
+            died = died or f"rank {', '.join(map(str, running.values()))} still ran after {longest:g} s"
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             end += 60.0
@@ -146,11 +144,15 @@ def _forked(work: Callable[[], None], error_file: Path) -> int:
         os._exit(code)
 
 
-def _one(model: str, layout: Layout, rank: int, world: int, inject: float, where: Path) -> None:
+def _reference(model: str, folder: Path) -> None:
+    _save(trace(MODELS[model], Layout(micro_batch=SEQUENCES), 1), folder / model)
+
+
+def _one(model: str, layout: Layout, rank: int, world: int, inject: float, where: Path, longest: float) -> None:
     """A layout as one of its processes runs it; the largest errors go to a file."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
-    connect(LONGEST, where)
+    connect(longest, where)
     reference = _load(where.parent / model)
     errors = torch.tensor(compare(reference, trace(MODELS[model], layout, world, inject)))
     dist.all_reduce(errors, dist.ReduceOp.MAX)

@@ -29,6 +29,9 @@ def pretrain(
     ] = None,
     resume: Annotated[Path | None, Verb(help="go on with this run; --set may change layout and steps")] = None,
     processes: Annotated[int, Verb(min=1, help="processes to start on this machine; under torchrun leave it")] = 1,
+    groups: Annotated[
+        int, Verb(min=1, help="replica groups of so many processes each: one that dies heals from the others (torchft)")
+    ] = 1,
     set_: Annotated[
         list[str] | None, Verb("--set", help="a setting, TABLE.NAME=VALUE in TOML; may be given several times")
     ] = None,
@@ -42,6 +45,9 @@ def pretrain(
         raise SettingError("expected either CONFIG, for a run of it, or --resume RUN to go on with one")
     folder = resume or run or Path("runs") / config.stem  # type: ignore[union-attr]
     started = "WORLD_SIZE" in os.environ
+    if groups > 1 and not started and "REPLICA_GROUP_ID" not in os.environ:
+        _groups(config or folder / "config.toml", set_ or [], groups)
+        return
     if processes > 1 and not started:
         from everlearn.scaling.processes import launch
 
@@ -89,15 +95,17 @@ def _train(
     from everlearn.cli import show
     from everlearn.scaling.pretrain import finished, generate
     from everlearn.scaling.pretrain import pretrain as train
+    from everlearn.scaling.replicas import group
 
     if export is not None:
         from everlearn.models.language_hf import class_of
 
         class_of(settings.language(vocab=1))  # better now than after days
     begun = time.perf_counter()
-    with progress(settings.train.steps, quiet=json or rank > 0) as moment:
+    silent = rank > 0 or group() not in (None, 0)
+    with progress(settings.train.steps, quiet=json or silent) as moment:
         loss = train(settings, folder, moment, beat)
-    if rank > 0:
+    if silent:
         return
     result: dict[str, Any] = {"loss": loss, "steps": settings.train.steps, "run": str(folder)}
     result["seconds"] = round(time.perf_counter() - begun, 2)
@@ -117,6 +125,24 @@ def _train(
     show.console.print(f"loss {loss:.4f} after {settings.train.steps} steps; {folder}")
     if "text" in result:
         print(result["text"])
+
+
+def _groups(file: Path, changes: list[str], groups: int) -> None:
+    """Start replica groups, once the settings are known to be sound."""
+    from everlearn.scaling.groups import run_groups
+
+    settings = _with(file, changes)
+    if settings.layout.pp > 1:
+        raise SettingError(f"--groups {groups} with pp {settings.layout.pp}: groups have no pipeline; set pp to 1")
+    unit = max(1, settings.layout.dp) * settings.layout.micro_batch
+    if settings.train.global_batch // unit < groups:
+        raise SettingError(
+            f"{settings.train.global_batch} sequences of a step, {unit} at a time, do not give {groups} groups one "
+            "part each; raise train.global_batch"
+        )
+    run_groups(
+        ["-m", "everlearn.cli", *sys.argv[1:]], groups, lambda text: print(f"everlearn: {text}", file=sys.stderr)
+    )
 
 
 @contextmanager

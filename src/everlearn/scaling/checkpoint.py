@@ -22,6 +22,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from everlearn.errors import RunError
 from everlearn.models.language import Language, LanguageConfig
@@ -163,6 +164,22 @@ def optimiser_tensors(engine: Engine, optimisers: list[torch.optim.Optimizer]) -
             if isinstance(value, Tensor):
                 found[f"optimiser.{name}.{key}"] = value
     return found
+
+
+def held_tensors(engine: Engine, optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What this process holds of weights and optimiser, by name: its own parts."""
+    found = tensors_of(engine) | optimiser_tensors(engine, optimisers)
+    return {name: x.to_local() if isinstance(x, DTensor) else x for name, x in found.items()}
+
+
+def take_tensors(engine: Engine, optimisers: list[torch.optim.Optimizer], found: dict[str, Tensor]) -> None:
+    """Copy what `held_tensors` gave in a process of the same place in the same layout."""
+    mine = tensors_of(engine) | _empty_optimiser(engine, optimisers, list(found))
+    if set(mine) != set(found):
+        raise RunError("another replica group trains another model or optimiser; start all with one configuration")
+    with torch.no_grad():
+        for name, x in mine.items():
+            (x.to_local() if isinstance(x, DTensor) else x).copy_(found[name])
 
 
 def _empty_optimiser(engine: Engine, optimisers: list[torch.optim.Optimizer], keys: Iterable[str]) -> dict[str, Tensor]:

@@ -161,9 +161,13 @@ class Engine:
         ]
         return gradients.gradient_norm(held, self.mesh)
 
+    def routers(self) -> list[Router]:
+        """Routers of all stages held here."""
+        return [m for stage in self.stages for m in stage.modules() if isinstance(m, Router)]
+
     def balance(self, rate: float) -> None:
         """Move the experts' biases by how many tokens each had in the step, over all replicas."""
-        for router in (m for stage in self.stages for m in stage.modules() if isinstance(m, Router)):
+        for router in self.routers():
             self._sum(router.counts, "loss")
             router.balance(rate)
 

@@ -14,6 +14,7 @@ from everlearn.models.language import Language
 from everlearn.scaling.checkpoint import load_model
 from everlearn.scaling.data import is_text, token_file, write_tokens
 from everlearn.scaling.replay_values import value_memory
+from everlearn.scaling.replicas import group
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, read_text
 from everlearn.scaling.train import Moment, Training
@@ -71,7 +72,7 @@ def pretrain(
     """
     several = dist.is_initialized() and dist.get_world_size() > 1
     first = not several or dist.get_rank() == 0
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / (".lock" if group() is None else f".lock-{group()}"))
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -80,7 +81,8 @@ def pretrain(
             raise RunError(f"{folder} is in use by another run; wait for it to end, or stop it") from error
     try:
         if first:
-            prepare(settings, folder)
+            with FileLock(folder / ".preparing"):  # replica groups share the folder
+                prepare(settings, folder)
         if several:
             dist.barrier()
         device = "cuda" if torch.cuda.is_available() else "cpu"

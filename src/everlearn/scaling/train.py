@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from everlearn.errors import RunError
 from everlearn.scaling import gradients, optimisers
-from everlearn.scaling.checkpoint import Checkpoints, State
+from everlearn.scaling.checkpoint import Checkpoints, State, held_tensors, take_tensors
 from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.engine import Engine
 from everlearn.scaling.mesh import build_mesh, check
 from everlearn.scaling.replay import Replaying
 from everlearn.scaling.replay_values import chosen
+from everlearn.scaling.replicas import Replicas, group
 from everlearn.scaling.schedule import rate
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.start import begin_with
@@ -87,7 +89,27 @@ class Training:
         self.state = state or State(model=asdict(config))
         self.first = self.world == 1 or dist.get_rank() == 0
         self._recent_rollbacks = 0
+        self.replicas = self._join(device) if group() is not None else None
         self._flops = flops_per_token(self.engine, self.seq_len)
+
+    def _join(self, device: str) -> Replicas:
+        layout = self.mesh.layout
+        if layout.pp > 1:
+            raise RunError(f"replica groups with pp {layout.pp}: a schedule's micro-batches are fixed; set pp to 1")
+
+        def state() -> dict[str, Any]:
+            return {"tensors": held_tensors(self.engine, self.optimisers), "state": asdict(self.state)}
+
+        def heal(found: dict[str, Any]) -> None:
+            take_tensors(self.engine, self.optimisers, found["tensors"])
+            self.state = State(**found["state"])
+
+        return Replicas(self.state.step, min(60.0, self.settings.train.timeout), state, heal, device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the journal."""
+        return self.first and (self.replicas is None or self.replicas.leads)
 
     def run(self, moment: Callable[[Moment], None] = lambda _: None, beat: Callable[[], None] = lambda: None) -> float:
         """Train to the end; returns the last validation loss, or the last loss where there is none.
@@ -104,7 +126,11 @@ class Training:
         ended = self.state.step >= train.steps
         last = self.evaluate(self.valid) if self.valid and ended else self.state.loss
         while self.state.step < train.steps:
-            loss, norm = self.step()
+            taken = self.step()
+            if taken is None:
+                beat()
+                continue
+            loss, norm = taken
             if self._runs_away(loss, norm):
                 self._roll_back(loss, norm)
                 continue
@@ -112,7 +138,8 @@ class Training:
             tokens += train.global_batch * self.seq_len
             seconds = time.perf_counter() - begun
             done = self.state.step == train.steps
-            if self.state.step % train.checkpoint_every == 0 or done:
+            writes = self.replicas is None or self.replicas.leads
+            if writes and (self.state.step % train.checkpoint_every == 0 or done):
                 self.checkpoints.save(self.engine, self.optimisers, self.state)
                 self._recent_rollbacks = 0
             every = train.evaluate_every
@@ -120,7 +147,7 @@ class Training:
             valid = self.evaluate(self.valid) if self.valid and due else None
             watched = {name: self.evaluate(sampler) for name, sampler in self.watched.items()} if due else {}
             last = valid if valid is not None and done else last
-            if self.first:
+            if self.leads:
                 speed = tokens / seconds
                 peak = train.peak_tflops * 1e12 * self.world
                 now = Moment(self.state.step, train.steps, loss, norm, self._lr(self.state.step - 1), speed,
@@ -130,23 +157,37 @@ class Training:
             self.checkpoints.poll()
             beat()
         self.checkpoints.wait()
+        if self.replicas is not None:
+            self.replicas.leave()
         return last
 
-    def step(self) -> tuple[float, float]:
-        """One optimiser step, unless loss or gradient is not finite; returns both."""
+    def step(self) -> tuple[float, float] | None:
+        """One optimiser step, unless loss or gradient is not finite; returns both, or None if it is to be repeated."""
         train, settings = self.settings.train, self.settings.optimiser
+        if self.replicas is not None:
+            self.replicas.begin()
         number = self._batch_number()
-        replicas, replica = self.mesh.layout.dp, self.mesh.rank("batch")
-        size = train.global_batch // replicas
-        tokens, labels = self.sampler.batch(number, train.global_batch, slice(replica * size, (replica + 1) * size))
+        tokens, labels = self.sampler.batch(number, train.global_batch, self._part())
         loss = self.engine.forward_backward(tokens, labels)
+        if self.replicas is not None:
+            share = len(tokens) * self.mesh.layout.dp / train.global_batch
+            counts = [router.counts for router in self.engine.routers()]
+            loss = self.replicas.sum(self.engine.parameters(), loss, share, counts)
         norm = self.engine.gradient_norm()
         values = float(loss), float(norm)
-        if all(map(math.isfinite, values)) and not self._runs_away(*values):
+        fine = not self._runs_away(*values)
+        if self.replicas is not None and not self.replicas.commit(fine):
+            self.engine.zero_grad()
+            for count in counts:
+                count.zero_()
+            if not self.replicas.lost:
+                self._pass_over(number, *values)
+            return None
+        if fine:
             gradients.clip(self.engine.parameters(), values[1], settings.clip)
             for optimiser in self.optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = self._lr(self.state.step)
+                for each in optimiser.param_groups:
+                    each["lr"] = self._lr(self.state.step)
                 optimiser.step()
             self.engine.balance(train.balance_rate)
             self.state.step += 1
@@ -154,6 +195,26 @@ class Training:
             self.state.loss = values[0] if self.state.step == 1 else 0.98 * self.state.loss + 0.02 * values[0]
         self.engine.zero_grad()
         return values
+
+    def _part(self) -> slice:
+        """The sequences of a step that are this process's."""
+        layout, whole = self.mesh.layout, self.settings.train.global_batch
+        first, last = 0, whole
+        if self.replicas is not None:
+            unit = layout.dp * layout.micro_batch
+            first, last = (unit * n for n in self.replicas.share(whole // unit))
+        size, replica = (last - first) // layout.dp, self.mesh.rank("batch")
+        return slice(first + replica * size, first + (replica + 1) * size)
+
+    def _pass_over(self, number: int, loss: float, norm: float) -> None:
+        """Leave out a batch that all replica groups found bad; no weight has changed."""
+        self._recent_rollbacks += 1
+        found = f"loss {loss:.4g} and gradient norm {norm:.4g} in step {self.state.step}"
+        if self._recent_rollbacks > ROLLBACKS:
+            raise RunError(f"{found}, after {ROLLBACKS} other batches; lower the learning rate or look at the data")
+        self.state.skipped = sorted({*self.state.skipped, number})
+        if self.leads:
+            self._journal({"note": f"{found}: goes on without batch {number}"})
 
     def evaluate(self, sampler: Sampler) -> float:
         """Mean loss over the validation batches of a sampler: the same ones every time."""

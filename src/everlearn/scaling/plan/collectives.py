@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from everlearn.scaling.plan.plan import Plan
 
 
-ALL_TO_ALL = 0.62  # what an all-to-all of unequal parts reaches of a ring's bandwidth
+ALL_TO_ALL = 0.78  # what an all-to-all of unequal parts reaches of a ring's bandwidth
 
 
 @dataclass(frozen=True)

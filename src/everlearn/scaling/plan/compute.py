@@ -239,7 +239,7 @@ def repeated(passes: Passes, layout: Layout, stack: Stack) -> Work:
 
 
 # What a product in groups reaches of the same products one by one: uneven groups, padding, pointers to read first.
-GROUPED = 0.8
+GROUPED = 0.7
 # What the chunked scan of a Mamba-2 mixer reaches of the bf16 peak: short products between element-wise steps in fp32.
 SCAN_EFFICIENCY = 0.017
 # Host time where a tensor-parallel group has members on both sockets of its node: each sum waits for the slower side.

@@ -62,8 +62,8 @@ class Stack:
     rails: bool = True
     gradient_bytes: int = 2
     mamba_host_us: float = 800.0
-    expert_row_bytes: float = 15.0
-    expert_start_us: float = 0.0
+    expert_row_bytes: float = 13.0
+    expert_start_us: float = 37.0
     activation_passes: float = 1.0
     norm_passes: float = 1.0
     asynchronous: bool = True
@@ -76,8 +76,16 @@ class Stack:
 MODERN = Stack("modern")
 # Before FlashAttention-3 and cuDNN 9 Hopper's attention reached a third of its peak (Shah et al. 2024).
 MODERN_2023 = Stack("modern-2023", attention_share=0.7)
-PART_GRAPHS = Stack("part-graphs", expert_host_us=1150.0)
-GRAPHS = Stack("graphs", host_forward_us=150.0, expert_host_us=200.0, expert_row_bytes=9.0, overlap_experts=0.85)
+PART_GRAPHS = Stack("part-graphs", expert_host_us=740.0, expert_start_us=19.0)
+# From 26.06 on all experts' products are one kernel.
+GRAPHS = Stack(
+    "graphs",
+    host_forward_us=150.0,
+    expert_host_us=200.0,
+    expert_start_us=0.0,
+    expert_row_bytes=6.6,
+    overlap_experts=0.85,
+)
 # Plain PyTorch modules: a norm in fp32 is six kernels of 36 bytes an element against a fused one's 4, a rotation 30
 # against 4, beside residuals that stay; SwiGLU is two kernels of 10 bytes against one of 6; the loss is not fused.
 EAGER = Stack("eager", norm_passes=4.0, activation_passes=1.7, fused_loss=False, attention_share=0.65)

@@ -82,7 +82,7 @@ def stack_of(row: Row, model: str, system: str) -> Stack:
     if system.startswith("gb") and not model.startswith("nemotron"):
         stack = GRAPHS if new and model != "kimik2" else PART_GRAPHS
     stack = replace(stack, frozen="lora" in row.get("section", "").lower())
-    return replace(stack, activation_passes=10.0) if model == "gptoss120b" and not new else stack
+    return replace(stack, activation_passes=12.5) if model == "gptoss120b" and not new else stack
 
 
 def _alike(row: Row, key: str) -> ModelShape:

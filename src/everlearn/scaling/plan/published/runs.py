@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from everlearn.errors import SettingError
 from everlearn.scaling.plan.cluster import Cluster, device_names, load_cluster
-from everlearn.scaling.plan.config import ModelShape, load_shape, preset_names
+from everlearn.scaling.plan.config import ModelShape
 from everlearn.scaling.plan.layout import Layout, slots
 from everlearn.scaling.plan.plan import Plan, estimate
 from everlearn.scaling.plan.published import bloom
 from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive, told_size
+from everlearn.scaling.plan.published.shapes import shape_of
 from everlearn.scaling.plan.stack import EAGER, MEGATRON_2021, MEGATRON_2022, MODERN, MODERN_2023, Stack
 
 COLUMNS = {"id", "model", "device", "n_devices", "tp", "pp", "params_b"}
@@ -64,8 +65,8 @@ def read(row: Row, name: str) -> Case:
 
 def _devices(row: Row) -> int:
     """Devices as told, or as the whole layout, or device hours and days, make them."""
-    if told := number(row, "n_devices", 0):
-        return positive(told, "n_devices")
+    if row["n_devices"]:
+        return positive(number(row, "n_devices"), "n_devices")
     dp, tp, pp = (told_size(row, dim) for dim in ("dp", "tp", "pp"))
     if dp and tp and pp:
         return dp * tp * pp * max(1, told_size(row, "cp"))
@@ -122,8 +123,8 @@ def _unknown(row: Row) -> Cluster:
         hbm_tb_s=cluster.device.hbm_tb_s * times,
         memory_gib=number(row, "device_mem_gb", cluster.device.memory_gib),
     )
-    links = {"domain_gb_s": cluster.domain_gb_s * times, "network_gb_s": cluster.network_gb_s * times}
-    return replace(cluster, device=device, **links)
+    near, far = cluster.domain_gb_s * times, cluster.network_gb_s * times
+    return replace(cluster, device=device, domain_gb_s=near, network_gb_s=far)
 
 
 def _stack(row: Row, cluster: Cluster) -> Stack:
@@ -206,7 +207,7 @@ def _chunks(row: Row, shape: ModelShape, cut: Layout) -> list[int]:
 def _month(row: Row) -> int:
     """Year and month of the paper, 2302, or the year its source or notes tell (FSDP without a paper: 2023).
 
-    Of a row that tells neither, by its device: 2301 up to the A100 and TPU v3.
+    Of a row that tells neither, by its device: 2301 up to the A100 and TPU v3, 2500 from Blackwell on.
     """
     source = row.get("source", "")
     if found := re.search(r"(?:arXiv:|\b)(2[0-9](?:0[1-9]|1[0-2]))\.\d{4,5}", source, re.IGNORECASE):
@@ -215,7 +216,8 @@ def _month(row: Row) -> int:
         return 100 * int(found.group(1)) + int(found.group(2) or 6)
     if "fsdp" in row.get("sharding", "").lower():
         return 2306
-    return 2301 if re.search(r"[va]100|a800|tpu v[23]", row["device"].lower()) else 2400
+    device = row["device"].lower()
+    return 2301 if re.search(r"[va]100|a800|tpu v[23]", device) else 2500 if re.search(r"b[23]00", device) else 2400
 
 
 def _recomputations(told: str) -> list[tuple[str, bool]]:
@@ -230,88 +232,3 @@ def _experts(shape: ModelShape, devices: int) -> list[int]:
     if not shape.experts:
         return [1]
     return [e for e in (1, 2, 4, 8, 16, 32, 64) if shape.experts % e == 0 and devices % e == 0]
-
-
-def shape_of(row: Row) -> ModelShape:
-    """The model's shape, from a preset of its name or the row's sizes."""
-    told = re.sub(r"[^a-z0-9]", "", row["model"].lower().replace("3.1", "3"))  # Llama 3.1 has Llama 3's shapes
-    layers, hidden, s = (told_size(row, column) for column in ("layers", "hidden", "seq_len"))
-    for name in sorted(preset_names(), key=len, reverse=True):
-        shape = load_shape(name)
-        if name.replace("-", "") in told and (not layers or shape.layers == layers):
-            return replace(shape, seq_len=s or shape.seq_len)
-    if not layers or not hidden:
-        layers, hidden = _usual(row, layers, hidden)
-    heads = told_size(row, "heads") or max(1, hidden // 128)
-    shape = ModelShape(
-        name=row["model"],
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=_divisor(heads, told_size(row, "kv_heads") or heads),
-        ffn=told_size(row, "ffn") or 4 * hidden,
-        vocab=told_size(row, "vocab") or 51200,
-        seq_len=s or 2048,
-    )
-    total = 1e9 * number(row, "params_b", shape.parameters / 1e9)
-    if row.get("kind", "").startswith("moe"):
-        return _mixture(row, shape, total)
-    return min(_variants(row, shape, total), key=lambda each: abs(each.parameters - total))
-
-
-def _usual(row: Row, layers: int, hidden: int) -> tuple[int, int]:
-    """Blocks and width as is usual for the parameters: 12 l h² of them, 128 wide for each block."""
-    active = 1e9 * (number(row, "active_params_b", 0) or number(row, "params_b", 0))
-    if active <= 0:
-        raise SettingError("layers and hidden are not told, nor parameters, and the model is no preset")
-    hidden = hidden or 128 * max(
-        1, round((active / (12 * layers)) ** 0.5 / 128 if layers else (active / 12) ** (1 / 3) / 128 ** (2 / 3))
-    )
-    return layers or max(1, round(active / (12 * hidden**2))), hidden
-
-
-def _variants(row: Row, shape: ModelShape, total: float) -> list[ModelShape]:
-    """Plain and gated, tied and not; where ffn is not told a gated one is as wide as the parameters ask for."""
-    variants = [shape, replace(shape, tied=False), replace(shape, gated=True), replace(shape, gated=True, tied=False)]
-    if not row.get("ffn"):
-        rest = total - replace(shape, ffn=1, tied=False).parameters
-        width = int(rest / (3 * shape.hidden * shape.layers) / 64) * 64
-        variants.append(replace(shape, gated=True, tied=False, ffn=max(64, width)))
-    return variants
-
-
-def _divisor(heads: int, kv: int) -> int:
-    return kv if kv and heads % kv == 0 else heads
-
-
-def _mixture(row: Row, shape: ModelShape, total: float) -> ModelShape:
-    """Experts as the notes tell them, else eight of the width that fits."""
-    notes = row.get("notes", "").lower()
-
-    def find(pattern: str) -> int:
-        found = re.search(pattern, notes)
-        return int(found.group(1)) if found else 0
-
-    experts = find(r"(\d+) (?:routed )?(?:\+ \d+ shared )?experts|(?<!\d)(\d+) routed") or find(r"(\d+) routed")
-    top = find(r"(\d+) active") or find(r"top-(\d+)") or 8
-    width = find(r"expert (?:hidden )?(\d+)")
-    shared = find(r"(\d+) shared")
-    dense = find(r"(\d+) dense layer")
-    active = 1e9 * number(row, "active_params_b", 0)
-    outside = replace(shape, gated=True, tied=False, ffn=1).parameters
-    if not active and not (experts and width):
-        raise SettingError("experts are not told, nor active parameters to infer them from")
-    if not width:
-        width = max(64, int((active - outside) / (3 * shape.hidden * shape.layers * (top + shared)) / 64) * 64)
-    if not experts:
-        experts = max(top, round((total - outside) / (3 * shape.hidden * shape.layers * width) / 8) * 8)
-    return replace(
-        shape,
-        gated=True,
-        tied=False,
-        experts=experts,
-        top_k=top,
-        expert_ffn=width,
-        shared_ffn=shared * width,
-        dense_layers=dense,
-    )

@@ -11,6 +11,7 @@ import typer
 from everlearn.bench import discovery as pools
 from everlearn.bench import explain as explainers
 from everlearn.bench import frozen, mislabelled, peers
+from everlearn.bench import right_reasons_table as reasons
 from everlearn.bench import valuation as values
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
 from everlearn.bench.discovery_tables import as_markdown as discovery_markdown
@@ -80,18 +81,30 @@ def continual(
 @bench.command()
 def explain(
     data: Annotated[Path, typer.Option(help="folder with meta.jsonl and pictures, or a folder of such folders")],
-    table: Annotated[int, typer.Option(help="1: explainers on EfficientNet-Lite0")] = 1,
+    table: Annotated[int, typer.Option(help="1: explainers on EfficientNet-Lite0; 2: right reasons, chest X-rays")] = 1,
     weights: Annotated[Path | None, typer.Option(help="safetensors file of it; by default downloaded")] = None,
     methods: Annotated[str | None, typer.Option(help=f"of {', '.join(explainer_lines())}; by default all")] = None,
     pictures: Annotated[int, typer.Option(help="of each set, at most", min=1)] = 1000,
     slow: Annotated[int, typer.Option(help="pictures for what takes a thousand forwards", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="of the random maps")] = 0,
+    lungs: Annotated[Path | None, typer.Option(help="table 2: folder with lung masks and boxes in meta.jsonl")] = None,
+    seeds: Annotated[int, typer.Option(help="table 2: how many, from 0 on", min=1)] = 3,
+    size: Annotated[int, typer.Option(help="table 2: pixels a side", min=64, max=224)] = 128,
+    quick: Annotated[bool, typer.Option("--quick", help="table 2: 60 pictures of each class, one seed")] = False,
+    picture: Annotated[Path | None, typer.Option(help="table 2: PNG of maps before and after")] = None,
     results: _Results = Path("benchmarks/results/explain.jsonl"),
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Explainers on one model and the same pictures: where maps point, how faithful they are, what they cost."""
+    if table == 2:
+        what, text, found_ = reasons.table(
+            data, lungs, weights, methods, range(1 if quick else seeds), results, pictures=min(pictures, 24),
+            slow=slow, size=size, quick=quick, picture=picture, show=said,
+        )  # fmt: skip
+        finish(what, text, found_, json)
+        return
     if table != 1:
-        raise SettingError(f"there is no table {table}; expected 1")
+        raise SettingError(f"there is no table {table}; expected 1 or 2")
     chosen = explainers.chosen(explainer_lines(), methods)
     model = explainers.load_model(weights)
     shown = table_pictures(data, model, explainers.SIZE, pictures)

@@ -1,0 +1,313 @@
+"""Table 2 of explanations: a shortcut in chest X-rays, shown by maps and by exchanged frames, and its cure.
+
+Results go to a file of JSON lines, one for each model, so that an interrupted table goes on.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everlearn.bench.chest import Chest, Pictures, in_frames_of, without
+from everlearn.bench.continual import append_rows, read_rows
+from everlearn.data import Batch
+from everlearn.errors import SettingError
+from everlearn.explainers import EXPLAINERS, GradCAM
+from everlearn.learners import ER, Learner, Offline
+from everlearn.metrics.explanation_drift import explanation_drift
+from everlearn.metrics.faithfulness import random_maps
+from everlearn.metrics.localisation import energy_in_region
+from everlearn.models import build_model
+
+BACKBONE = "tf_efficientnet_lite0"
+EXPLAINED = {
+    "random": "random map, spectrum of Grad-CAM",
+    "grad_cam": "Grad-CAM",
+    "integrated_gradients": "integrated gradients",
+    "frugal_sise": "FrugalSISE",
+    "sise": "SISE",
+}
+_FAST = ("random", "grad_cam")
+_FRAMES = 3  # exchanged for each picture
+_DRAWN = 6  # pictures whose maps are kept for the docs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How models are learned.
+
+    Parameters
+    ----------
+    size : int
+        Pixels a side.
+    epochs : int
+        Passes of the models whose shortcut is measured.
+    region, rrr : float
+        Weights of the penalties.
+    memory, batch, iterations : int
+        Of the learners along the stream.
+    most : int, optional
+        Pictures of each class.
+    """
+
+    size: int = 128
+    epochs: int = 2
+    region: float = 1.0
+    rrr: float = 1.0
+    memory: int = 200
+    batch: int = 20
+    iterations: int = 1
+    most: int | None = None
+
+    @property
+    def cures(self) -> dict[str, float]:
+        """Lines of the first two tables: name → weight of the evidence outside the lungs."""
+        return {"plain": 0.0, f"region = {self.region:g}": self.region}
+
+    @property
+    def learners(self) -> dict[str, dict[str, Any]]:
+        """Lines of the table along the stream: name → options of ER."""
+        return {
+            "ER": {},
+            f"ER, rrr = {self.rrr:g}": {"rrr": self.rrr},
+            f"ER, rrr = {self.rrr:g}, region = {self.region:g}": {"rrr": self.rrr, "region": self.region},
+        }
+
+
+def run_table(
+    chest: Chest,
+    setting: Setting,
+    weights: Path | None,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    file: Path,
+    *,
+    pictures: int = 24,
+    slow: int = 6,
+    show: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Learn and measure what the file does not hold yet, and append it.
+
+    Parameters
+    ----------
+    chest : Chest
+    setting : Setting
+    weights : Path, optional
+        Of the backbone; without it timm fetches them.
+    methods : sequence of str
+        Keys of `EXPLAINED`; Grad-CAM and random maps for every seed, the others for the first.
+    seeds : sequence of int
+    file : Path
+        JSON lines.
+    pictures, slow : int
+        Explained of each kind, at most; by SISE.
+    show : callable, optional
+        Called with a line of text before each model.
+
+    Returns
+    -------
+    list of dict
+        One for each cure and seed, and one for each learner and seed.
+    """
+    unknown = [name for name in methods if name not in EXPLAINED]
+    if unknown:
+        raise SettingError(f"there is no line {unknown[0]!r}; expected some of {', '.join(EXPLAINED)}")
+    known = {_key(row): row for row in read_rows(file)}
+    counts = {name: slow if name == "sise" else pictures for name in methods}
+    work: list[tuple[str, str, int, Callable[[], dict[str, Any]]]] = []
+    for seed in seeds:
+        for name, region in setting.cures.items():
+            tried = {m: n for m, n in counts.items() if seed == seeds[0] or m in _FAST}
+            work.append(("cure", name, seed, partial(cured, chest, setting, weights, region, tried, seed)))
+        for name, options in setting.learners.items():
+            work.append(("stream", name, seed, partial(along_stream, chest, setting, weights, options, seed)))
+    found = []
+    for part, name, seed, measure in work:
+        head = {"part": part, "name": name, "seed": seed, "setting": asdict(setting)}
+        head["explained"] = [counts, seed == seeds[0]] if part == "cure" else None
+        if _key(head) not in known:
+            show(f"{part} {name}, seed {seed}")
+            row = head | measure() | {"torch": torch.__version__}
+            append_rows(file, [row])
+            known[_key(head)] = row
+        found.append(known[_key(head)])
+    return found
+
+
+def cured(
+    chest: Chest, setting: Setting, weights: Path | None, region: float, counts: dict[str, int], seed: int
+) -> dict[str, Any]:
+    """Learn all classes at once with a penalty on evidence outside the lungs, and measure."""
+    learner = _offline(chest, setting, weights, region, seed)
+    row: dict[str, Any] = {"accuracy": accuracies(learner, chest, seed), "energy": {}}
+    kinds = {
+        "elsewhere": chest.elsewhere.select(chest.masked & (chest.elsewhere.labels >= 0)),
+        "test": chest.test,
+        "boxes": chest.test.select(chest.test.boxes.flatten(1).any(1)),
+    }
+    for method, count in counts.items():
+        for kind, all_of in kinds.items():
+            if not len(all_of):
+                continue
+            some = spread(all_of, count)
+            maps = explained(learner, some, method, seed)
+            regions = some.boxes if kind == "boxes" else some.regions
+            energy = energy_in_region(maps, regions)
+            area = regions.float().mean((1, 2, 3))
+            row["energy"][f"{method}/{kind}"] = [float(energy.nanmean()), float(area.mean()), len(some)]
+    shown = spread(chest.test.select(chest.test.boxes.flatten(1).any(1)), _DRAWN)
+    if len(shown):
+        maps = torch.nn.functional.avg_pool2d(explained(learner, shown, "grad_cam", seed), 4)
+        row["drawn"] = (maps / maps.amax((1, 2, 3), keepdim=True).clamp(min=1e-9)).mul(100).round().int()[:, 0].tolist()
+    return row
+
+
+def accuracies(learner: Learner, chest: Chest, seed: int) -> dict[str, Any]:
+    """Balanced accuracy in per cent: as they are, in exchanged frames, with the frame or the lungs alone.
+
+    ``follows`` is the share of exchanged pictures that are given the class of the frame. ``elsewhere`` is the share of
+    each class among predictions for pictures of each class from the second set.
+    """
+    test, generator = chest.test, torch.Generator().manual_seed(seed)
+    right: dict[str, Any] = {"test": _balanced(learner, test.inputs, test.labels)}
+    for shown, gone in (("frame", "lungs"), ("lungs", "frame")):
+        right[f"{shown} alone"] = _balanced(learner, without(test, gone), test.labels)
+    exchanged, follows = [], []
+    for _ in range(_FRAMES):
+        other = _of_another_class(test.labels, generator)
+        moved = in_frames_of(test, test.select(other))
+        exchanged.append(_balanced(learner, moved, test.labels))
+        follows.append(float((_labels(learner, moved) == test.labels[other]).float().mean()))
+    right["frames exchanged"] = statistics.mean(exchanged)
+    right["follows"] = 100 * statistics.mean(follows)
+    classes, there = len(chest.class_names), _labels(learner, chest.elsewhere.inputs)
+    right["elsewhere"] = {
+        chest.class_names[c]: [round(100 * float((there[of] == k).float().mean()), 1) for k in range(classes)]
+        for c in range(classes)
+        if (of := chest.elsewhere.labels == c).any()
+    }
+    return right
+
+
+def explained(learner: Learner, pictures: Pictures, method: str, seed: int) -> Tensor:
+    """Maps ``[n, 1, S, S]`` of what each picture's own class rests on, without negative values."""
+    x = learner.model.normalise(_colour(pictures.inputs))
+    target = torch.tensor([learner.classes.codes.index(int(code)) for code in pictures.labels])
+    name = "grad_cam" if method == "random" else method
+    maps = EXPLAINERS[name](learner.model).attribute(x, target)
+    if method == "random":
+        maps = random_maps(maps, torch.Generator().manual_seed(seed))
+    return maps.clamp(min=0)
+
+
+def along_stream(
+    chest: Chest, setting: Setting, weights: Path | None, options: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """The two largest classes, then one after the other; accuracy, forgetting, and how far maps drift."""
+    order = torch.bincount(chest.learned.labels).argsort(descending=True, stable=True).tolist()
+    tasks = [order[:2], *([c] for c in order[2:])]
+    model = _model(setting, weights, seed)
+    learner = ER(
+        model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), memory=setting.memory, replay=setting.batch,
+        seed=seed, precision="float32", iterations=setting.iterations, **options,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    tests = [chest.test.select(torch.isin(chest.test.labels, torch.tensor(task))) for task in tasks]
+    after: list[list[float]] = []
+    maps: list[Tensor] = []
+    for number, task in enumerate(tasks):
+        _observe(learner, chest.learned, task, number, setting.batch, generator)
+        after.append([_balanced(learner, t.inputs, t.labels) for t in tests[: number + 1]])
+        maps.append(_cams(learner, tests[number]))
+    last = [_cams(learner, t) for t in tests]
+    drift = explanation_drift(maps, last)
+    inside = torch.cat([energy_in_region(m, t.regions) for m, t in zip(last, tests)]).nanmean()
+    return {
+        "accuracy": _balanced(learner, chest.test.inputs, chest.test.labels),
+        "forgetting": statistics.mean(max(row[t] for row in after[t:]) - after[-1][t] for t in range(len(tasks) - 1)),
+        "distance": drift.distance,
+        "correlation": drift.correlation,
+        "energy": float(inside),
+    }
+
+
+def _offline(chest: Chest, setting: Setting, weights: Path | None, region: float, seed: int) -> Offline:
+    model, n = _model(setting, weights, seed), len(chest.learned)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    learner = Offline(
+        model, optimizer, memory=n, epochs=setting.epochs, batch=setting.batch, seed=seed, precision="float32",
+        region=region,
+    )  # fmt: skip
+    classes = list(range(len(chest.class_names)))
+    _observe(learner, chest.learned, classes, 0, 200, torch.Generator().manual_seed(seed))
+    learner.fit()
+    return learner
+
+
+def _model(setting: Setting, weights: Path | None, seed: int) -> Any:
+    pretrained = weights is None
+    return build_model(BACKBONE, channels=3, size=setting.size, seed=seed, weights=weights, pretrained=pretrained)
+
+
+def _observe(
+    learner: Learner, pictures: Pictures, classes: list[int], task: int, batch: int, generator: torch.Generator
+) -> None:
+    own = torch.isin(pictures.labels, torch.tensor(classes)).nonzero().flatten()
+    for ids in own[torch.randperm(len(own), generator=generator)].split(batch):
+        some = pictures.select(ids)
+        regions = some.regions.to(torch.uint8) * 255
+        learner.observe(Batch(_colour(some.inputs), some.labels, ids, task, regions=regions))
+
+
+def _cams(learner: Learner, pictures: Pictures) -> Tensor:
+    x = learner.model.normalise(_colour(pictures.inputs))
+    target = torch.tensor([learner.classes.codes.index(int(code)) for code in pictures.labels])
+    return GradCAM(learner.model).attribute(x, target)
+
+
+def _balanced(learner: Learner, inputs: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the share that is recognised, in per cent."""
+    right = _labels(learner, inputs) == labels
+    return 100 * statistics.mean(float(right[labels == c].float().mean()) for c in labels.unique())
+
+
+def _labels(learner: Learner, inputs: Tensor) -> Tensor:
+    return learner.predict(_colour(inputs), chunk=64).labels.cpu()
+
+
+def _colour(inputs: Tensor) -> Tensor:
+    return inputs.expand(-1, 3, -1, -1)
+
+
+def _of_another_class(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """``[n]`` positions: for each sample one of another class, every other class as often."""
+    found = torch.zeros_like(labels)
+    present = labels.unique().tolist()
+    for i, label in enumerate(labels.tolist()):
+        others = [c for c in present if c != label]
+        c = others[int(torch.randint(len(others), (), generator=generator))]
+        members = (labels == c).nonzero().flatten()
+        found[i] = members[torch.randint(len(members), (), generator=generator)]
+    return found
+
+
+def spread(pictures: Pictures, count: int) -> Pictures:
+    """At most so many, as many of each class as there are, in their order."""
+    keep: list[int] = []
+    present = pictures.labels.unique().tolist()
+    for c in present:
+        own = (pictures.labels == c).nonzero().flatten()
+        n = min(len(own), -(-count // len(present)))
+        keep += own[torch.linspace(0, len(own) - 1, n).long()].tolist()
+    return pictures.select(torch.tensor(sorted(keep), dtype=torch.int64))
+
+
+def _key(row: dict[str, Any]) -> str:
+    return repr([row.get(name) for name in ("part", "name", "seed", "setting", "explained")])

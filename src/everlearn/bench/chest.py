@@ -82,7 +82,7 @@ def read_chest(data: Path, lungs: Path, size: int, scratch: Path, most: int | No
     """Read both sets, hold out whole patients, and mark the lungs in what is learned.
 
     Held out are all patients with a box of a finding and a fifth of the others of each class. The U-Net learns the
-    masks of patients that are learned, and of half of those that are only in the second set; the rest is ``elsewhere``.
+    masks of patients that are learned, and of half of those that only the second set has; the rest is ``elsewhere``.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def read_chest(data: Path, lungs: Path, size: int, scratch: Path, most: int | No
     test = _held_out(labels, patients, np.array([bool(row.get("boxes")) for row in rows]))
     keep = _first(labels, test, most)
     rows, labels, test, patients = [rows[i] for i in keep], labels[keep], test[keep], patients[keep]
-    learned, others = _seen(marked, set(patients[~test].tolist()))
+    learned, others = _seen(marked, set(patients[~test].tolist()), set(patients[test].tolist()))
     far = [marked[i] for i in others]
     there, near = (
         _pictures(lungs, far, [_class(row["label"], names) for row in far], size),
@@ -216,9 +216,9 @@ def _first(labels: np.ndarray, test: np.ndarray, most: int | None) -> np.ndarray
     return np.sort(np.concatenate(found))
 
 
-def _seen(marked: Sequence[dict[str, Any]], learned: set[str]) -> tuple[list[int], list[int]]:
+def _seen(marked: Sequence[dict[str, Any]], learned: set[str], test: set[str]) -> tuple[list[int], list[int]]:
     """Rows for the U-Net, which have masks, and rows for measuring: patients that nothing has learned from."""
-    others = sorted({_patient(row) for row in marked} - learned)
+    others = sorted({_patient(row) for row in marked} - learned - test)
     half = set(np.random.default_rng(0).permutation(others)[: len(others) // 2].tolist())
     near = [i for i, row in enumerate(marked) if _patient(row) in learned | half and row.get("mask")]
     return near, [i for i, row in enumerate(marked) if _patient(row) not in learned | half]

@@ -24,9 +24,8 @@ from everlearn.learners import ER, Learner, Offline
 from everlearn.metrics.explanation_drift import explanation_drift
 from everlearn.metrics.faithfulness import random_maps
 from everlearn.metrics.localisation import energy_in_region
-from everlearn.models import build_model
+from everlearn.models import OURS, Model, build_model
 
-BACKBONE = "tf_efficientnet_lite0"
 EXPLAINED = {
     "random": "random map, spectrum of Grad-CAM",
     "grad_cam": "Grad-CAM",
@@ -45,25 +44,28 @@ class Setting:
 
     Parameters
     ----------
+    backbone : str
+        As `build_model` knows it.
     size : int
         Pixels a side.
-    epochs : int
-        Passes of the models whose shortcut is measured.
+    epochs, batch : int
+        Of the models whose shortcut is measured.
     region, rrr : float
         Weights of the penalties.
-    memory, batch, iterations : int
-        Of the learners along the stream.
+    memory, incoming : int
+        Of the learners along the stream: samples remembered, samples of a batch and of those replayed beside it.
     most : int, optional
         Pictures of each class.
     """
 
+    backbone: str = "tf_efficientnet_lite0"
     size: int = 128
     epochs: int = 2
+    batch: int = 20
     region: float = 1.0
     rrr: float = 1.0
     memory: int = 200
-    batch: int = 20
-    iterations: int = 1
+    incoming: int = 10
     most: int | None = None
 
     @property
@@ -215,15 +217,15 @@ def along_stream(
     tasks = [order[:2], *([c] for c in order[2:])]
     model = _model(setting, weights, seed)
     learner = ER(
-        model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), memory=setting.memory, replay=setting.batch,
-        seed=seed, precision="float32", iterations=setting.iterations, **options,
+        model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), memory=setting.memory, replay=setting.incoming,
+        seed=seed, precision="float32", **options,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     tests = [chest.test.select(torch.isin(chest.test.labels, torch.tensor(task))) for task in tasks]
     after: list[list[float]] = []
     maps: list[Tensor] = []
     for number, task in enumerate(tasks):
-        _observe(learner, chest.learned, task, number, setting.batch, generator)
+        _observe(learner, chest.learned, task, number, setting.incoming, generator)
         after.append([_balanced(learner, t.inputs, t.labels) for t in tests[: number + 1]])
         maps.append(_cams(learner, tests[number]))
     last = [_cams(learner, t) for t in tests]
@@ -251,9 +253,11 @@ def _offline(chest: Chest, setting: Setting, weights: Path | None, region: float
     return learner
 
 
-def _model(setting: Setting, weights: Path | None, seed: int) -> Any:
-    pretrained = weights is None
-    return build_model(BACKBONE, channels=3, size=setting.size, seed=seed, weights=weights, pretrained=pretrained)
+def _model(setting: Setting, weights: Path | None, seed: int) -> Model:
+    pretrained = weights is None and setting.backbone not in OURS
+    return build_model(
+        setting.backbone, channels=3, size=setting.size, seed=seed, weights=weights, pretrained=pretrained
+    )
 
 
 def _observe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import matplotlib
 import torch
 
 from everlearn.bench.chest import Pictures, read_chest
-from everlearn.bench.right_reasons import BACKBONE, EXPLAINED, Setting, run_table, spread
+from everlearn.bench.right_reasons import EXPLAINED, Setting, run_table, spread
 from everlearn.errors import SettingError
 
 MEASURES = {
@@ -62,7 +63,7 @@ def table(
     if lungs is None:
         raise SettingError("table 2 needs --lungs FOLDER beside --data FOLDER: X-rays with lung masks in meta.jsonl")
     names = (methods or ("random,grad_cam" if quick else ",".join(EXPLAINED))).split(",")
-    setting = Setting(size=min(size, 96), most=60) if quick else Setting(size=size)
+    setting = Setting(size=min(size, 96), epochs=6, most=60) if quick else Setting(size=size)
     scratch = results.parent / f"{results.stem}-lungs-{setting.size}{'-quick' if quick else ''}.safetensors"
     show("reading pictures, learning where lungs are")
     chest = read_chest(data, lungs, setting.size, scratch, setting.most, epochs=8 if quick else 20)
@@ -71,7 +72,7 @@ def table(
         draw(rows, chest.test, picture)
     found = summary(rows)
     counts = f"{len(chest.learned)} learned, {len(chest.test)} held out, {len(chest.elsewhere)} of the second set"
-    what = f"{data.name}: {counts}; {BACKBONE}, {setting.size} pixels; Dice of the lungs {chest.dice:.3f}"
+    what = f"{data.name}: {counts}; {setting.backbone}, {setting.size} pixels; Dice of the lungs {chest.dice:.3f}"
     return what, as_markdown(found, chest.class_names), {"dice": chest.dice, "setting": asdict(setting), **found}
 
 
@@ -187,11 +188,17 @@ def _energy(values: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {"energy": _range([100 * v[0] for v in values]), "area": 100 * area, "pictures": count}
 
 
-def _range(values: Sequence[float]) -> list[float]:
+def _range(values: Sequence[float]) -> list[float] | None:
+    """Mean, lowest, highest; None where a figure cannot be given, as the correlation of maps without energy."""
+    values = [v for v in values if not math.isnan(v)]
+    if not values:
+        return None
     return [round(v, 3) for v in (sum(values) / len(values), min(values), max(values))]
 
 
-def _text(value: Sequence[float], digits: int) -> str:
+def _text(value: Sequence[float] | None, digits: int) -> str:
+    if value is None:
+        return "–"
     mean, low, high = (f"{v:.{digits}f}" for v in value)
     return mean if low == high else f"{mean} ({low} to {high})"
 

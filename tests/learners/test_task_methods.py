@@ -80,9 +80,9 @@ def test_ewc_never_pulls_beyond_the_anchor():
     learner, w = at_the_border(EWC, weight=1e6, decay=0.0)
     with torch.no_grad():
         learner.model.backbone[1].weight.add_(1.0)
-    learner._consolidate()
+    learner.task, learner.old = 1, 2
+    learner.begin_task()
     learner.anchor = {name: p.detach() for name, p in w.items()}
-    learner._anchor_of = 1
     learner.observe(AFTER[0])
     weight, held = learner.model.backbone[1].weight.detach(), learner.F["backbone.1.weight"] * 1e6 >= 1 / LR
     assert held.any()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +19,15 @@ from everlearn.cli import show
 from everlearn.data import Source, open_source
 from everlearn.data.open import reshaped
 from everlearn.errors import DataError, SettingError
-from everlearn.learners import METHODS
-from everlearn.runs import Config, Moment, Run, go_on_with, prepare
+from everlearn.learners import METHODS, Group
+from everlearn.runs import Config, Moment, Prepared, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look
 from everlearn.runs.choose_text import choose_text
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import Log, check_log, open_log
+from everlearn.scaling.processes import launch, together
 
 SOURCES = (
     "class folder, CSV/Parquet manifest, table of texts, .npz, DICOM folder (with --labels), "
@@ -32,14 +36,17 @@ SOURCES = (
 COLUMNS = (
     "a manifest's column, ROLE=NAME, repeatable; roles: path or text, label, time, task, site, patient, split, mask"
 )
-_RUN = "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner"
+_RUN = (
+    "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner "
+    "(--into under torchrun, which takes --run for an option of its own)"
+)
 _OF_DATA = ("holdout", "labels", "columns", "root")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")
 
 
 def learn(
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
-    run: Annotated[Path | None, Option(help=_RUN)] = None,
+    run: Annotated[Path | None, Option("--run", "--into", help=_RUN)] = None,
     resume: Annotated[Path | None, Option(help="go on with this run; its settings are those it began with")] = None,
     method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)}; chosen")] = None,
     backbone: Annotated[
@@ -69,12 +76,14 @@ def learn(
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
     log: Annotated[str | None, Option(help="loss, accuracy and alarms for a tool that draws: tensorboard:DIR")] = None,
+    processes: Annotated[int, Option(min=1, help="processes that learn together here; under torchrun leave it")] = 1,
     json: Annotated[bool, Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Learn SOURCE in one pass with a bounded memory; what is not set is chosen from what there is to see.
 
     everlearn learn SOURCE --run RUN begins a run, or goes on with a finished one; everlearn learn --resume RUN goes on
-    after an interruption. With --watch DIR it then learns what arrives in DIR, until Ctrl-C.
+    after an interruption. With --watch DIR it then learns what arrives in DIR, until Ctrl-C. Several processes share
+    the work with --processes N, or on several machines: torchrun --nproc-per-node N -m everlearn learn … --into RUN.
     """
     if (resume is None) == (run is None or (source is None and watch is None)):
         raise SettingError(
@@ -93,33 +102,56 @@ def learn(
     stream = _given(scenario=scenario, tasks=tasks, order=order, batch=batch)
     rest = _given(seed=seed, workers=workers, checkpoint_every=checkpoint_every)
     rest |= {"alarms": False} if no_alarms else {}
-    begun = time.perf_counter()
-    if resume is not None:
-        if source is not None or run is not None or watch is not None:
-            raise SettingError("--resume takes the settings of the run; leave SOURCE, --watch and --run out")
-        opened, prepared = Run.open(resume, write=True), None
-    elif run is not None and (run / "config.toml").exists():
-        opened, prepared = _further(run, source, watch, of_learner | data | rest, data, stream), None
-    else:
-        assert run is not None
-        Run.check_new(run)
-        settings = {"data": data, "stream": stream, "learner": of_learner, **rest}
-        config, first, chosen = _chosen(settings, source, watch)
-        prepared = prepare(config, first if config.more == [] else None)
-        opened = Run.create(run, config)
-        if not json:
-            _say(chosen)
+    begun, several = time.perf_counter(), processes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if resume is not None and (source is not None or run is not None or watch is not None):
+        raise SettingError("--resume takes the settings of the run; leave SOURCE, --watch and --run out")
+    if several and watch is not None:
+        raise SettingError("--watch learns in one process; leave --processes out, or torchrun")
+    if processes > 1 and "WORLD_SIZE" not in os.environ:
+        launch(["-m", "everlearn", *sys.argv[1:]], processes)
+        return
+    folder = resume or run
+    assert folder is not None
+    with together(folder) as (rank, world):
+        group = Group(rank, world)
+
+        def begin() -> tuple[Run, Prepared | None]:
+            if rank > 0:
+                followed = Run.follow(folder)
+                return followed, prepare(followed.config, group=group)
+            if resume is not None:
+                opened = Run.open(resume, write=True)
+                return opened, prepare(opened.config, group=group)
+            if (folder / "config.toml").exists():
+                opened = _further(folder, source, watch, of_learner | data | rest, data, stream)
+                return opened, prepare(opened.config, group=group)
+            Run.check_new(folder)
+            settings = {"data": data, "stream": stream, "learner": of_learner, **rest}
+            config, first, chosen = _chosen(settings, source, watch, world)
+            prepared = prepare(config, first if config.more == [] else None, group)
+            opened = Run.create(folder, config)
+            if not json:
+                _say(chosen)
+            return opened, prepared
+
+        opened, prepared = group.first(begin)
+        _learn(opened, prepared, log if rank == 0 else None, begun, json, rank > 0)
+
+
+def _learn(opened: Run, prepared: Prepared | None, log: str | None, begun: float, json: bool, quiet: bool) -> None:
+    """Learn, show it, log it, and print what it amounts to, unless another process does."""
     with opened, open_log(log, opened.progress.step) if log else nullcontext() as logged:
         steps_before = opened.progress.step
         try:
-            with show.learning(quiet=json) as moment:
+            with show.learning(quiet=json or quiet) as moment:
                 learn_stream(opened, _both(moment, logged), prepared)
         except KeyboardInterrupt:
             if not opened.config.parts[opened.progress.part].data.watch:
                 raise
             show.learned(_result(opened, begun, steps_before), opened, json)  # how watching always ends
             raise
-        show.learned(_result(opened, begun, steps_before), opened, json)
+        if not quiet:
+            show.learned(_result(opened, begun, steps_before), opened, json)
 
 
 def _both(shown: Callable[[Moment], None], logged: Log | None) -> Callable[[Moment], None]:
@@ -136,7 +168,7 @@ def _result(run: Run, begun: float, steps_before: int) -> dict[str, Any]:
 
 
 def _chosen(
-    settings: dict[str, Any], spec: str | None, watch: Path | None
+    settings: dict[str, Any], spec: str | None, watch: Path | None, processes: int
 ) -> tuple[Config, Source | None, dict[str, Chosen]]:
     """The configuration with what was left open chosen, the source in its shape, and what was chosen and why."""
     watched = {"source": str(watch.absolute()), "watch": True} if watch else {}
@@ -154,7 +186,7 @@ def _chosen(
     else:
         weights, shape = given.get("weights"), fixed_shape(checked)
         seen = look(source, Path(weights) if weights else None, given.get("backbone"), *([shape] if shape else []))
-        found = choose(seen, given)
+        found = choose(replace(seen, processes=processes), given)
     values = {name: each.value for name, each in found.items()}
     learner = ("backbone", "weights", "method", "lr", "memory")
     for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):

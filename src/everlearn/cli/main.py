@@ -60,5 +60,6 @@ def run() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"everlearn: {' '.join(message.split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of processes that learn together all come to the same refusal
+        print(f"everlearn: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everlearn.errors import EverlearnError, RunError, SettingError
+from everlearn.errors import RunError, SettingError
 
 Verb = typer.Option
 
@@ -59,27 +59,13 @@ def pretrain(
     settings = _with(file, set_ or [])
     from everlearn.scaling import processes as process_group
 
-    rank = int(os.environ.get("RANK", "0"))
-
-    def fail(error: Exception) -> None:
-        if process_group.report_failure(error, rank, folder):
-            message = str(error) if isinstance(error, EverlearnError) else process_group.lost(error, rank)
-            print(f"everlearn: {' '.join(message.split())}", file=sys.stderr, flush=True)
-        os._exit(2)  # other threads may wait for processes that are gone
-
-    try:
-        _, world = process_group.connect()
-        watchdog = (
-            process_group.Watchdog(settings.train.timeout, lambda text: fail(RunError(text))) if world > 1 else None
-        )
+    with process_group.together(folder) as (rank, world):
+        seconds = settings.train.timeout
+        hangs = lambda text: process_group.fail(RunError(text), rank, folder)  # noqa: E731
+        watchdog = process_group.Watchdog(seconds, hangs) if world > 1 else None
         _train(settings, folder, rank, prompt, length, export, json, watchdog.beat if watchdog else lambda: None)
         if watchdog:
             watchdog.stop()
-        process_group.leave()
-    except Exception as error:
-        if not started or os.environ.get("EVERLEARN_DEBUG"):
-            raise
-        fail(error)
 
 
 def _train(

@@ -104,6 +104,7 @@ class Stream:
         start: int = 0,
         workers: int = 0,
         on_bad: Callable[[Quarantined], object] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """Read the stream in batches.
 
@@ -119,6 +120,10 @@ class Stream:
         on_bad : callable, optional
             Called with a `Quarantined` for every sample that cannot be read, in the order of the stream and before the
             batch that ends behind it is given; the samples that follow fill the batch.
+        share : tuple of int
+            Rank and number of processes that read the stream together. Of several each gets its part of the next
+            ``batch`` × processes samples, evenly where a task has fewer left; parts have one ``end``, may be empty, and
+            are not filled where a sample cannot be read.
 
         Yields
         ------
@@ -137,6 +142,8 @@ class Stream:
             raise SettingError(f"start is {start}; expected a position from 0 to {len(self)}")
         if workers < 0:
             raise SettingError(f"workers is {workers}; expected 0 or more processes")
+        if share[1] > 1:
+            return self._shares(batch, start, workers, on_bad, *share)
         return self._batches(batch, start, workers, on_bad)
 
     def tests(self) -> list[Indices]:
@@ -162,20 +169,14 @@ class Stream:
             i = int(order[position])
             sample = picture if isinstance(picture, DataError) else self._with_region(picture, i)
             if isinstance(sample, DataError):
-                if on_bad is not None:
-                    on_bad(Quarantined(self.first_id + i, self.source.names[i], str(sample), position))
+                self._tell(sample, i, position, on_bad)
             else:
                 held.append(sample[0])
                 marks += sample[1:]
                 places.append(position)
             task = int(np.searchsorted(ends, position, side="right"))
             if held and (len(held) == batch or position + 1 == ends[task]):
-                taken = order[places]
-                ids = torch.from_numpy(taken + self.first_id)
-                inputs = torch.from_numpy(np.stack(held))
-                number = self.first_task + task if self.borders else None
-                regions = torch.from_numpy(np.stack(marks)) if marks else None
-                yield Batch(inputs, self.labels(taken), ids, number, position + 1, regions)
+                yield self._batch(held, marks, order[places], task, position + 1)
                 held, marks, places = [], [], []
 
     def _with_region(self, picture: NDArray[np.uint8], i: int) -> list[NDArray[np.uint8]] | DataError:
@@ -186,6 +187,50 @@ class Stream:
             return [picture, self.source.regions.read(i, self.source.shape[1:])]
         except DataError as error:
             return error
+
+    def _shares(
+        self,
+        batch: int,
+        start: int,
+        workers: int,
+        on_bad: Callable[[Quarantined], object] | None,
+        rank: int,
+        processes: int,
+    ) -> Iterator[Batch]:
+        order = np.concatenate(self.tasks).astype(np.int64)
+        ends = np.cumsum([len(task) for task in self.tasks]) if self.borders else np.array([len(order)])
+        steps: list[tuple[Indices, int, int]] = []  # positions of this process's part, task, end
+        while start < len(order):
+            task = int(np.searchsorted(ends, start, side="right"))
+            end = min(start + batch * processes, int(ends[task]))
+            steps.append((np.array_split(np.arange(start, end), processes)[rank], task, end))
+            start = end
+        mine = np.concatenate([places for places, _, _ in steps]) if steps else np.zeros(0, np.int64)
+        pictures = read_in_order(self.source, order[mine], workers)
+        for places, task, end in steps:
+            held, marks, taken = [], [], []
+            for position in places.tolist():
+                picture, i = next(pictures), int(order[position])
+                sample = picture if isinstance(picture, DataError) else self._with_region(picture, i)
+                if isinstance(sample, DataError):
+                    self._tell(sample, i, position, on_bad)
+                else:
+                    held.append(sample[0])
+                    marks += sample[1:]
+                    taken.append(i)
+            yield self._batch(held, marks, np.array(taken, dtype=np.int64), task, end)
+
+    def _batch(
+        self, held: list[NDArray[np.uint8]], marks: list[NDArray[np.uint8]], taken: Indices, task: int, end: int
+    ) -> Batch:
+        inputs = torch.from_numpy(np.stack(held) if held else np.zeros((0, *self.source.shape), np.uint8))
+        ids = torch.from_numpy(taken + self.first_id)
+        regions = torch.from_numpy(np.stack(marks)) if marks else None
+        return Batch(inputs, self.labels(taken), ids, self.first_task + task if self.borders else None, end, regions)
+
+    def _tell(self, error: DataError, i: int, position: int, on_bad: Callable[[Quarantined], object] | None) -> None:
+        if on_bad is not None:
+            on_bad(Quarantined(self.first_id + i, self.source.names[i], str(error), position))
 
 
 def _test_of_classes(source: Source, classes: Indices) -> Indices:

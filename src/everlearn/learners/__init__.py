@@ -7,6 +7,7 @@ from everlearn.learners.er import ER
 from everlearn.learners.er_ace import ERACE
 from everlearn.learners.ewc import EWC
 from everlearn.learners.gdumb import GDumb
+from everlearn.learners.group import Group
 from everlearn.learners.gss import GSS
 from everlearn.learners.icarl import ICaRL
 from everlearn.learners.joint import Joint, Offline
@@ -18,6 +19,7 @@ from everlearn.learners.naive import Naive
 from everlearn.learners.ncm import NCM
 from everlearn.learners.random_features import RandomFeatures
 from everlearn.learners.scr import SCR
+from everlearn.learners.shares import collect, deal
 from everlearn.learners.slda import SLDA
 
 METHODS: dict[str, type[Learner]] = {
@@ -57,6 +59,7 @@ __all__ = [
     "SCR",
     "SLDA",
     "GDumb",
+    "Group",
     "ICaRL",
     "Joint",
     "Learner",
@@ -66,4 +69,6 @@ __all__ = [
     "Prediction",
     "RandomFeatures",
     "StepReport",
+    "collect",
+    "deal",
 ]

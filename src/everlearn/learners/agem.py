@@ -26,18 +26,26 @@ class AGEM(Learner):
         x, y = self.receive(batch)
         for _ in range(self.options.iterations):
             loss, g = self._gradient(x, y)
-            if self.memory.size:
-                m = self.recall(self.memory.draw(self.replay, self.generator))
-                _, g_ref = self._gradient(m.inputs, m.targets)
+            if self.memory.size or not self.group.alone:
+                m = self.recall(self.memory.draw(self.replay, self.generator)) if self.memory.size else None
+                _, g_ref = self._gradient(x[:0], y[:0]) if m is None else self._gradient(m.inputs, m.targets)
                 g = project(g, g_ref)
             self._step(g)
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
 
+    def stand_by(self, batch: Batch) -> StepReport:
+        """As any step: what is remembered here still bounds it."""
+        return self.observe(batch)
+
     def _gradient(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits = self.model.head(self.embed(self.augmented(inputs)))
-        loss = self.options.cross_entropy(logits, targets, self.old)
-        return loss.detach(), list(torch.autograd.grad(loss, self._trained(), materialize_grads=True))
+        """Loss and its gradient, the means over all processes' samples."""
+        self.stands_for, loss = len(targets), None
+        if len(targets):
+            logits = self.model.head(self.embed(self.augmented(inputs)))
+            loss = self.options.cross_entropy(logits, targets, self.old)
+        told = self.gradients(loss)
+        return told, [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained()]
 
     def _step(self, gradient: list[Tensor]) -> None:
         self.optimizer.zero_grad(set_to_none=True)

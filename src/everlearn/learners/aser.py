@@ -76,6 +76,8 @@ class ASER(Learner):
     [1, 2, 3, 4]
     """
 
+    own = ("",)  # what was drawn and encoded, of each process's own memory
+
     def __init__(
         self,
         model: Model,

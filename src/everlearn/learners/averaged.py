@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from everlearn.learners.group import Group
 from everlearn.memory import Memory
 from everlearn.models import Model
 
@@ -73,7 +74,7 @@ class AveragedModel:
         """Weights or memory have changed: BatchNorm is measured anew when a prediction is wanted."""
         self._weights = None
 
-    def weights(self, model: Model, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    def weights(self, model: Model, batches: Iterable[Tensor], group: Group | None = None) -> dict[str, Tensor]:
         """The average, by the names of ``model``'s state, with BatchNorm's statistics measured on ``batches``.
 
         Parameters
@@ -82,11 +83,14 @@ class AveragedModel:
             Whose parameters say which of the average's take gradients: attributions go through them.
         batches : iterable of Tensor
             ``[n, C, H, W]`` normalised, n ≥ 2 each; not read where nothing has changed since the last call.
+        group : Group, optional
+            Whose statistics are averaged.
         """
         if self._weights is None:
             with torch.inference_mode(False), torch.no_grad():
                 state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._measure(batches)
+                (group or Group()).average(batchnorm_statistics(self.model), 1.0)
                 measured = self.model.state_dict()
                 self._weights = {name: tensor.clone() for name, tensor in measured.items()}
                 self.model.load_state_dict(state)  # what is saved is the average alone, whenever predictions are made
@@ -119,6 +123,13 @@ class AveragedModel:
         for layer, momentum in zip(layers, kept):
             layer.momentum = momentum
             layer.eval()
+
+
+def batchnorm_statistics(model: nn.Module) -> list[Tensor]:
+    """Running means and variances of all BatchNorm layers."""
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    held = [t for layer in layers for t in (layer.running_mean, layer.running_var)]
+    return [t for t in held if t is not None]
 
 
 def remembered_batches(memory: Memory, replay: int, seed: int) -> Iterator[Tensor]:

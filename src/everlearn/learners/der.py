@@ -34,6 +34,7 @@ class DER(Learner):
     """
 
     takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region"})
+    slotwise = frozenset({"z", "known"})
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -19,6 +20,17 @@ def fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def mixed(*numbers: int) -> int:
+    """One seed out of several numbers; PyTorch's generator on the CPU looks at 32 bits only.
+
+    Examples
+    --------
+    >>> mixed(0, 1) != mixed(1, 0)
+    True
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager

@@ -56,25 +56,23 @@ class EWC(Learner):
         self.running: dict[str, Tensor] = {}
         self.F: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
-        self._anchor_of: int | None = None  # the task that found the weights like this
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
-        if self.task != self._anchor_of:
-            self._consolidate()
         logits = self.model.head(self.embed(self.augmented(x)))
-        loss = self.options.cross_entropy(logits, y, self.old)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = self._add_penalty(loss.detach())
-        self.optimizer.step()
+        loss = self.descend(self.options.cross_entropy(logits, y, self.old))
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
 
-    def _consolidate(self) -> None:
-        """A task begins: its weights and their Fisher information become what must not move."""
-        self._anchor_of = self.task
+    def descend(self, loss: Tensor | None) -> Tensor:
+        """One step on the loss and the penalty."""
+        loss = self._add_penalty(self.gradients(loss))
+        self.optimizer.step()
+        return loss
+
+    def begin_task(self) -> None:
+        """The weights and their Fisher information become what must not move."""
         if not self.running:
             return
         largest = torch.stack([f.amax() for f in self.running.values() if f.numel()]).amax()
@@ -112,7 +110,6 @@ class EWC(Learner):
             part, _, name = key.partition(".")
             parts[part][name] = t.to(self.device)
         self.running, self.F, self.anchor = parts["running"], parts["F"], parts["anchor"]
-        self._anchor_of = self.task
 
 
 def _rows(held: Tensor, parameter: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class GSS(ER):
         evaluation mode, each as large as the model.
     """
 
+    slotwise = frozenset({"score"})
+
     def __init__(
         self,
         model: Model,
@@ -105,8 +107,9 @@ class GSS(ER):
 
     def rule_state(self) -> dict[str, Tensor]:
         """The scores of the remembered samples."""
-        return {"score": self.score.clone()}
+        return {"score": self.score[: self.memory.size].clone()}
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
-        self.score = state["score"].to(self.device)
+        self.score.zero_()
+        self.score[: len(state["score"])] = state["score"].to(self.device)

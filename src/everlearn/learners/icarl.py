@@ -36,6 +36,7 @@ class ICaRL(Learner):
 
     needs_tasks = True
     takes = frozenset({"iterations", "augment"})
+    own = ("exemplars.",)
 
     def __init__(
         self,
@@ -50,13 +51,10 @@ class ICaRL(Learner):
         super().__init__(model, optimizer, classifier=classifier, **settings)
         self.exemplars = ClassBalanced()
         self.past: Model | None = None
-        self._past_of: int | None = None  # the task that `past` was copied for
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
-        if self.task != self._past_of:
-            self.past, self._past_of = frozen_copy(self.model) if self.old else None, self.task
         for _ in range(self.options.iterations):
             loss = self._binary_step(x, y)
         classes = len(self.classes.codes)
@@ -78,6 +76,22 @@ class ICaRL(Learner):
         loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none").sum(1).mean()
         return self.descend(loss)
 
+    def begin_task(self) -> None:
+        """Keep the model as the task finds it."""
+        self.past = frozen_copy(self.model) if self.old else None
+
+    def join_own(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Counts of what came add up; a class that was ever the largest anywhere was so."""
+        came = [part["exemplars.came"] for part in parts]
+        most = max(len(counts) for counts in came)
+        total = torch.stack([F.pad(counts, (0, most - len(counts))) for counts in came]).sum(0)
+        return {"exemplars.came": total, "exemplars.full": torch.cat([p["exemplars.full"] for p in parts]).unique()}
+
+    def deal_own(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An even part of the counts."""
+        came = torch.tensor([self.group.share(n) for n in own["exemplars.came"].tolist()], dtype=torch.int64)
+        return {"exemplars.came": came, "exemplars.full": own["exemplars.full"]}
+
     def rule_state(self) -> dict[str, Tensor]:
         """The model as the task found it, and the policy's counts."""
         past = {} if self.past is None else {f"past.{name}": w.clone() for name, w in self.past.state_dict().items()}
@@ -86,6 +100,6 @@ class ICaRL(Learner):
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
         past = {name.removeprefix("past."): t for name, t in state.items() if name.startswith("past.")}
-        self.past, self._past_of = restored_copy(self.model, past) if past else None, self.task
+        self.past = restored_copy(self.model, past) if past else None
         counts = {name.removeprefix("exemplars."): t for name, t in state.items() if name.startswith("exemplars.")}
         self.exemplars.load_state_dict(counts)

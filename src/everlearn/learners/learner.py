@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
-from everlearn.learners.averaged import AveragedModel, remembered_batches
+from everlearn.learners.averaged import AveragedModel, batchnorm_statistics, remembered_batches
 from everlearn.learners.classes import Classes
-from everlearn.learners.device import default_device, drawing_from, fast_bfloat16
+from everlearn.learners.device import default_device, drawing_from, fast_bfloat16, mixed
+from everlearn.learners.group import Group
 from everlearn.learners.momentum import MomentumTeacher
 from everlearn.learners.optimizer_state import pad
 from everlearn.learners.options import Options
@@ -52,6 +53,9 @@ class Learner:
         Of the learner's own draws.
     device : torch.device or str, optional
         By default an accelerator where there is one.
+    group : Group, optional
+        The processes that learn together, each with its own batches of the same task: memory is shared out, gradients
+        are averaged, new classes get the same index everywhere. By default this process learns alone.
     **options
         Settings that combine with many methods: ``loss``, ``augment``, ``review`` and more: see `Options`.
 
@@ -65,12 +69,20 @@ class Learner:
         The task of the last batch, where the stream has borders.
     old : int
         Classes known when that task began: their indices are below it.
+    alone : bool
+        Whether the method's rule needs all of memory in one process; it then refuses a group of several.
+    slotwise, own : frozenset or tuple of str
+        Of a rule's state: what has a row for each slot of memory, and beginnings of the names of what belongs to each
+        process alone. All the rest is the same in all processes.
     """
 
     needs_tasks: ClassVar[bool] = False
     takes: ClassVar[frozenset[str]] = frozenset(
         {"loss", "augment", "views", "review", "mkd", "average", "rrr", "region"}
     )
+    alone: ClassVar[bool] = False
+    slotwise: ClassVar[frozenset[str]] = frozenset()
+    own: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -83,6 +95,7 @@ class Learner:
         precision: str = "auto",
         seed: int = 0,
         device: torch.device | str | None = None,
+        group: Group | None = None,
         **options: Any,
     ) -> None:
         if classifier not in ("linear", "ncm"):
@@ -98,27 +111,45 @@ class Learner:
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not {id(model.head.weight), id(model.head.bias)} <= held:
             raise SettingError("the optimiser does not hold the head; build it over everlearn's model.parameters()")
-        self.memory = Memory(memory, self.device) if isinstance(memory, int) else memory
+        self.group = group or Group()
+        if self.alone and not self.group.alone:
+            raise SettingError(
+                f"{type(self).__name__} trains on all of memory at once, which several processes share out: "
+                "take one process, or another method"
+            )
+        own = memory if isinstance(memory, Memory) else Memory(self.group.share_of_memory(memory), self.device)
+        self.memory = own
         self.replay = replay
         self.classifier = classifier
         self.bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(self.device))
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(mixed(seed, self.group.rank) if self.group.rank else seed)
         self.classes = Classes()
         self.step = 0
         self.samples_seen = 0
         self.task: int | None = None
         self.old = 0
+        self.stands_for = 0  # samples that this process's part of a step stands for
         self.teacher = MomentumTeacher(self.model, self.options.mkd) if self.options.mkd else None
         self.averaged = AveragedModel(self.model, self.options.average) if self.options.average else None
         rrr, region = self.options.rrr, self.options.region
+        if (rrr or region) and not self.group.alone:
+            raise SettingError("rrr and region learn in one process; leave them out, or several processes")
         self.reasons = Reasons(self.memory, rrr, region) if rrr or region else None
         self._forwards = 0  # training passes within this step
+        self._arrived = 0  # samples of the step in all processes
         self._means: NearestClassMean | None = None
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch: one optimisation step, and memory is offered the samples."""
         raise NotImplementedError
+
+    def stand_by(self, batch: Batch) -> StepReport:
+        """Take part in a step of the other processes with a batch of no samples."""
+        self.receive(batch)
+        for _ in range(self.options.iterations):
+            loss = self.descend(None)
+        return self.finish(batch, loss)
 
     def predict(self, inputs: Tensor, chunk: int = 256) -> Prediction:
         """Probabilities over the classes seen so far.
@@ -176,9 +207,20 @@ class Learner:
         """Features as `features` gives them, but of the model that learns, where another predicts."""
         return self._in_chunks(lambda part: self.model.features(self._to_layout(part)), inputs, chunk)
 
+    def ready(self) -> None:
+        """Compute what predictions rest on; where several processes learn, all call it before any of them predicts."""
+        if self.classes.codes:
+            with self.evaluating(), self._autocast():
+                self._predicting_weights()
+            if self.classifier == "ncm":
+                self._class_means()
+
+    def begin_task(self) -> None:
+        """Called where a task begins, with the model as it finds it; for methods that need it."""
+
     def end_task(self) -> None:
         """Called where a task or the stream ends, before evaluation: the review over memory, where it is wanted."""
-        if self.options.review and self.memory.size:
+        if self.options.review:
             review(self, self.options.review)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -193,6 +235,14 @@ class Learner:
         """What follows the model's weights, by the name of its part of the state."""
         named = {"teacher": self.teacher, "averaged": self.averaged}
         return {name: follower for name, follower in named.items() if follower is not None}
+
+    def join_own(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What a single process would have for what each of several had for itself (``own``); nothing if it can go."""
+        return {}
+
+    def deal_own(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This process's part of what `join_own` gave."""
+        return {}
 
     def rule_state(self) -> dict[str, Tensor]:
         """State of the method itself, where it has any."""
@@ -217,9 +267,19 @@ class Learner:
             self.reasons.receive(batch)
         if batch.task is not None and batch.task != self.task:
             self.task, self.old = batch.task, len(self.classes.codes)
+            self.begin_task()
+        if not (self.classes.codes or self.group.alone):  # all begin with the same weights
+            begun = [self.model, *(follower.model for follower in self.followers().values())]
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.group.broadcast([*(t for model in begun for t in model.state_dict().values()), *trained])
+        codes = self.group.gather(batch.labels)
+        self.stands_for, self._arrived = len(batch), len(codes)
+        self.classes.indices(codes)
         targets = self.classes.indices(batch.labels)
-        if len(self.classes.codes) > self.model.head.n_classes:
+        known = self.model.head.n_classes
+        if len(self.classes.codes) > known:
             self.model.head.grow(len(self.classes.codes), self.generator)
+            self.group.broadcast([self.model.head.weight[known:], self.model.head.bias[known:]])
             pad(self.optimizer, [self.model.head.weight, self.model.head.bias])
             for follower in self.followers().values():
                 follower.grow(self.model)
@@ -280,14 +340,30 @@ class Learner:
         with self._autocast():
             return self.model.features(self._to_layout(inputs)).float()
 
-    def descend(self, loss: Tensor) -> Tensor:
-        """One backward pass and one step of the optimiser; returns the loss without reading it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def descend(self, loss: Tensor | None) -> Tensor:
+        """One backward pass and one step of the optimiser; returns the loss without reading it.
+
+        Of several processes each calls it as often as the others, with None where it has nothing to learn from.
+        """
+        loss = self.gradients(loss)
         self.optimizer.step()
         for follower in self.followers().values():
             follower.follow(self.model)
-        return loss.detach()
+        return loss
+
+    def gradients(self, loss: Tensor | None) -> Tensor:
+        """One backward pass. Gradients, BatchNorm's statistics and the loss become their means over all processes."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss is not None:
+            loss.backward()
+        told = torch.zeros((), device=self.device) if loss is None else loss.detach().clone()
+        if not self.group.alone:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+            for p in trained:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            shared = [*(p.grad for p in trained if p.grad is not None), *batchnorm_statistics(self.model), told]
+            self.group.average(shared, self.stands_for if loss is not None else 0)
+        return told
 
     def augmented(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The pictures as the step sees them: with the ``augment`` option drawn anew, else as they are."""
@@ -311,9 +387,9 @@ class Learner:
             if batch.task is None:
                 take_maps(self)  # no border will tell when these have been learned
         self.step += 1
-        self.samples_seen += len(batch)
+        self.samples_seen += self._arrived
         self.forget_derived()
-        return StepReport(self.step, loss, len(batch))
+        return StepReport(self.step, loss, self._arrived)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -329,7 +405,7 @@ class Learner:
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Dropout and its kin draw from a seed of this learner and step; the global random state stays as it was."""
-        seed = ((self.seed << 32) + self.step) ^ (self._forwards * 0x9E3779B97F4A7C15 % 2**63)
+        seed = mixed(self.seed, self.step, self._forwards, self.group.rank)
         self._forwards += 1
         with drawing_from(seed, self.device):
             yield
@@ -355,7 +431,7 @@ class Learner:
         """Of the whole model by name, where it is not the learning model that predicts."""
         if self.averaged is not None:
             batches = remembered_batches(self.memory, self.replay, self.seed)
-            return self.averaged.weights(self.model, map(self._to_layout, batches))
+            return self.averaged.weights(self.model, map(self._to_layout, batches), self.group)
         return None if self.teacher is None else self.teacher.means(self.model)
 
     def _predicting_features(self, inputs: Tensor) -> Tensor:
@@ -369,8 +445,10 @@ class Learner:
         if self._means is None:
             memory = self.memory
             self._means = NearestClassMean(self.model.feature_dim).to(self.device)
-            held = torch.arange(memory.size, device=self.device)
             with torch.inference_mode(False):  # gradients may be wanted through them later
-                features = self.features(memory.take(held).inputs)
-                self._means.fit(features, memory.targets[: memory.size], len(self.classes.codes))
+                held = memory.take(torch.arange(memory.size, device=self.device)).inputs if memory.size else None
+                features = torch.zeros(0, self.model.feature_dim, device=self.device)
+                features = features if held is None else self.features(held)
+                targets = memory.targets[: memory.size]
+                self._means.fit(features, targets, len(self.classes.codes), self.group.total)
         return self._means

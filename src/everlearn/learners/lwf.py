@@ -51,13 +51,10 @@ class LwF(Learner):
             raise SettingError(f"weight is {weight} and temperature {temperature}; expected 0 or more, and above 0")
         self.weight, self.temperature = weight, temperature
         self.past: Model | None = None
-        self._past_of: int | None = None  # the task that `past` was copied for
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
-        if self.task != self._past_of:
-            self.past, self._past_of = frozen_copy(self.model) if self.old else None, self.task
         seen = self.augmented(x)
         logits = self.model.head(self.embed(seen))
         loss = separated_softmax(logits, y, self.old)
@@ -70,10 +67,14 @@ class LwF(Learner):
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
 
+    def begin_task(self) -> None:
+        """Keep the model as the task finds it."""
+        self.past = frozen_copy(self.model) if self.old else None
+
     def rule_state(self) -> dict[str, Tensor]:
         """The model as the task found it."""
         return {} if self.past is None else {name: w.clone() for name, w in self.past.state_dict().items()}
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
-        self.past, self._past_of = restored_copy(self.model, state) if state else None, self.task
+        self.past = restored_copy(self.model, state) if state else None

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
+from everlearn.learners.device import mixed
 from everlearn.learners.learner import Learner, Prediction, StepReport
 from everlearn.models import Model
 
@@ -36,6 +37,7 @@ class Refit(Learner):
     """
 
     takes = frozenset({"augment", "region"})
+    alone = True
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class Refit(Learner):
         with torch.inference_mode(False), torch.enable_grad():
             self._first = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
             was_training, rates = self.model.training, [group["lr"] for group in self.optimizer.param_groups]
-            self._train(torch.Generator().manual_seed((self.seed << 32) + self.step), rates)
+            self._train(torch.Generator().manual_seed(mixed(self.seed, self.step)), rates)
             for group, rate in zip(self.optimizer.param_groups, rates):
                 group["lr"] = rate
             self.model.train(was_training)

@@ -20,9 +20,15 @@ def review(learner: Learner, share: float) -> None:
     for group in learner.optimizer.param_groups:
         group["lr"] *= share
     order = torch.randperm(learner.memory.size, generator=learner.generator).to(learner.device)
-    for slots in order.split(2 * learner.replay):
-        m = learner.recall(slots)
-        learner.train_step(m.inputs, m.targets, slots)
+    parts = [slots for slots in order.split(2 * learner.replay) if len(slots)]
+    steps = int(learner.group.gather(torch.tensor([len(parts)])).max())  # others may hold more
+    for i in range(steps):
+        if i < len(parts):
+            m = learner.recall(parts[i])
+            learner.stands_for = len(m)
+            learner.train_step(m.inputs, m.targets, parts[i])
+        else:
+            learner.descend(None)
     for group, rate in zip(learner.optimizer.param_groups, rates):
         group["lr"] = rate
     learner.forget_derived()

@@ -54,9 +54,14 @@ class StreamingHead(Learner):
         x, y = self.receive(batch)
         ahead, self._ahead = self._ahead, None
         f = ahead[1] if ahead is not None and ahead[0] is batch.inputs else self.features(x)
-        loss = self.add(f.to(precise(self.device)), y)
+        f, y_all = self.group.gather(f.to(precise(self.device))), self.group.gather(y)
+        loss = self.add(f, y_all)  # of several processes each adds up everyone's
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
+
+    def stand_by(self, batch: Batch) -> StepReport:
+        """Add what the others have."""
+        return self.observe(batch)
 
     def add(self, f: Tensor, y: Tensor) -> Tensor:
         """Add features ``[n, d]`` of classes ``[n]`` to the sums; returns a loss to report."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +69,21 @@ class NearestClassMean(nn.Module):
         self.register_buffer("means", torch.zeros(0, feature_dim))
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
 
-    def fit(self, features: Tensor, targets: Tensor, n_classes: int) -> None:
-        """Compute the means of ``[n, d]`` features by class index; a class without samples is never predicted."""
+    def fit(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        n_classes: int,
+        total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> None:
+        """Compute the means of ``[n, d]`` features by class index; a class without samples is never predicted.
+
+        ``total`` adds up sums by class over processes that hold a part of the samples each.
+        """
         normal = F.normalize(features.float(), dim=1)
         sums = normal.new_zeros(n_classes, normal.shape[1]).index_add_(0, targets, normal)
-        self.means = F.normalize(sums, dim=1)
-        self.seen = torch.bincount(targets, minlength=n_classes) > 0
+        self.means = F.normalize(total(sums), dim=1)
+        self.seen = total(torch.bincount(targets, minlength=n_classes)) > 0
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits ``[n, classes]`` of features ``[n, d]``."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from everlearn.data import Batch
-from everlearn.learners import Learner
+from everlearn.learners import Prediction
 from everlearn.runs.drift import Adwin
 
 KNOWN = 30
@@ -56,27 +55,37 @@ class Alarms:
         """What decides later alarms, for the checkpoint."""
         return {"counts": dict(self.counts), "window": self.window.state()}
 
-    def look(self, learner: Learner, batch: Batch, names: dict[int, str], name: Callable[[int], str]) -> Look:
-        """Predict a batch and tell what is new.
+    def look(
+        self,
+        codes: list[int],
+        ids: list[int],
+        seen: set[int],
+        predict: Callable[[], Prediction | None],
+        names: dict[int, str],
+        name: Callable[[int], str],
+    ) -> Look:
+        """Predict samples and tell what is new.
 
         Parameters
         ----------
-        learner : Learner
-            That has not seen the batch.
-        batch : Batch
+        codes, ids : list of int
+            Of the samples that are learned next.
+        seen : set of int
+            Codes that the learner knows.
+        predict : callable
+            Gives the prediction of these samples, or None where the method looks at nothing beforehand.
         names : dict
             Of label codes.
         name : callable
             Gives the name of a sample by its id.
         """
-        alarms = self._new_classes(learner, batch, names, name)
-        codes = batch.labels.tolist()
+        alarms = _new_classes(codes, ids, seen, names, name)
         known = [i for i, code in enumerate(codes) if self.counts.get(str(code), 0) >= KNOWN]
         for code in codes:
             self.counts[str(code)] = self.counts.get(str(code), 0) + 1
         if alarms:
             self.window.clear()
-        prediction = learner.look(batch.inputs) if known else None
+        prediction = predict() if known else None
         if prediction is None:
             return Look(0, 0, alarms)
         columns = [prediction.codes.index(codes[i]) for i in known]
@@ -89,14 +98,14 @@ class Alarms:
             alarms.append(Alarm("drift", detail, f"{text}{detail['now']:.0%}"))
         return Look(len(known), right, alarms)
 
-    def _new_classes(
-        self, learner: Learner, batch: Batch, names: dict[int, str], name: Callable[[int], str]
-    ) -> list[Alarm]:
-        alarms: list[Alarm] = []
-        seen = set(learner.classes.codes)
-        for code, id_ in zip(batch.labels.tolist(), batch.ids.tolist()):
-            if code not in seen:
-                seen.add(code)
-                detail = {"class": names[code], "sample": name(id_)}
-                alarms.append(Alarm("new class", detail, f"new class {names[code]}, first seen in {name(id_)}"))
-        return alarms
+
+def _new_classes(
+    codes: list[int], ids: list[int], seen: set[int], names: dict[int, str], name: Callable[[int], str]
+) -> list[Alarm]:
+    alarms, known = [], set(seen)
+    for code, id_ in zip(codes, ids):
+        if code not in known:
+            known.add(code)
+            detail = {"class": names[code], "sample": name(id_)}
+            alarms.append(Alarm("new class", detail, f"new class {names[code]}, first seen in {name(id_)}"))
+    return alarms

@@ -11,7 +11,7 @@ import torch
 from everlearn import data
 from everlearn.data import Source, Stream
 from everlearn.errors import DataError, SettingError
-from everlearn.learners import METHODS, Learner
+from everlearn.learners import METHODS, Group, Learner
 from everlearn.models import OURS, Model, build_model, build_text_model
 from everlearn.runs.config import Config, DataConfig, StreamConfig
 
@@ -129,8 +129,8 @@ def fixed_shape(config: Config) -> tuple[int, int, int] | None:
     return (channels, size, size) if size and channels else None
 
 
-def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:
-    """Build the model and the method around it."""
+def build_learner(config: Config, shape: tuple[int, int, int], group: Group | None = None) -> Learner:
+    """Build the model and the method around it, for a group of processes where several learn together."""
     settings = config.learner
     if settings.method not in METHODS:
         near = difflib.get_close_matches(settings.method, METHODS, n=1)
@@ -143,8 +143,9 @@ def build_learner(config: Config, shape: tuple[int, int, int]) -> Learner:
     method = METHODS[settings.method]
     try:
         return method(
-            model, optimizer, memory=settings.memory, precision=settings.precision, seed=config.seed, **options
-        )
+            model, optimizer, memory=settings.memory, precision=settings.precision, seed=config.seed, group=group,
+            **options,
+        )  # fmt: skip
     except TypeError as error:
         raise SettingError(f"method {settings.method!r} does not take these options: {error}") from error
 

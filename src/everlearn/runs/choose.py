@@ -40,6 +40,8 @@ class Seen:
         A file of pretrained weights.
     backbone : str or None
         Whose they are.
+    processes : int
+        That learn together.
     """
 
     size: int
@@ -51,6 +53,7 @@ class Seen:
     cores: int = 1
     weights: Path | None = None
     backbone: str | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
         settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
     if backbone in OURS and method in AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
-        settle("average", *average_over(seen.samples, given.get("batch") or 10, given.get("tasks") or 5))
+        settle("average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, given.get("tasks") or 5))
     return found
 
 

@@ -235,3 +235,33 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise RunError(f"cannot use the journal {self.file}: {error}; the last checkpoint is intact") from error
+
+
+class Follower(Journal):
+    """A run's journal as those processes have it that learn along with the one that writes: read, never written."""
+
+    def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
+        """What the writing process has entered."""
+        known = self._rows("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
+        codes = {name: code for code, name in self.class_names().items()}
+        if not known or not set(class_names) <= codes.keys():
+            raise RunError(f"{spec} is not here what rank 0 sees; give all processes the same files")
+        return known[0]["first_id"], [codes[name] for name in class_names]
+
+    def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
+        """Nothing."""
+
+    def quarantine(self, step: int, id_: int, name: str, reason: str) -> None:
+        """Nothing."""
+
+    def evaluation(self, number: int, step: int, accuracies: list[float | None]) -> None:
+        """Nothing."""
+
+    def event(self, step: int, kind: str, detail: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def look(self, step: int, samples: int, right: int) -> None:
+        """Nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Nothing."""

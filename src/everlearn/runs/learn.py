@@ -10,7 +10,7 @@ import numpy as np
 
 from everlearn.data import Source, Stream
 from everlearn.errors import RunError, SettingError
-from everlearn.learners import Learner
+from everlearn.learners import Group, Learner
 from everlearn.runs.build import build_learner, build_source, build_stream, build_streams, fixed_shape
 from everlearn.runs.config import Config, Continuation
 from everlearn.runs.evaluate import same_source
@@ -30,15 +30,18 @@ class Prepared:
     shape: tuple[int, int, int]
 
 
-def prepare(config: Config, source: Source | None = None) -> Prepared:
-    """Open the sources, order the streams, build the learner; ``source`` is the first one if it is open already."""
+def prepare(config: Config, source: Source | None = None, group: Group | None = None) -> Prepared:
+    """Open the sources, order the streams, build the learner; ``source`` is the first one if it is open already.
+
+    ``group`` are the processes that learn together, where there are several.
+    """
     if config.data.of_texts and any(part.data.watch for part in config.parts):
         raise SettingError("pictures can be watched, texts cannot; leave --watch out")
     streams: list[Stream | None] = [build_stream(config, source)] if source else build_streams(config)
     shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
     if shape is None:
         raise SettingError("a folder that is only watched has no pictures yet to see: give --size and --channels")
-    return Prepared(streams, build_learner(config, shape), shape)
+    return Prepared(streams, build_learner(config, shape, group), shape)
 
 
 def go_on_with(run: Run, more: Continuation) -> None:
@@ -87,17 +90,25 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
     """
     prepared = prepared or prepare(run.config)
     learner = run.restore(prepared.learner)
-    streams = _without(run.number_all(prepared.streams), run.journal.forgotten())
-    run.journal.rewind(run.progress.step)
-    for warning in run.warnings:
-        run.journal.event(run.progress.step, "warning", {"text": warning})
-    run.journal.event(run.progress.step, "resumed" if run.progress.step else "started", {})
-    run.journal.commit()
+    streams: list[Stream | None] = []
+
+    def begin() -> None:
+        streams.extend(_without(run.number_all(prepared.streams), run.journal.forgotten()))
+        run.journal.rewind(run.progress.step)
+        for warning in run.warnings:
+            run.journal.event(run.progress.step, "warning", {"text": warning})
+        several = {} if learner.group.alone else {"processes": learner.group.size}
+        run.journal.event(run.progress.step, "resumed" if run.progress.step else "started", several)
+        run.journal.commit()
+
+    learner.group.first(begin)
     session = Session(run, learner, streams, prepared.shape)
     while True:
         part, last = run.progress.part, run.progress.part + 1 == len(run.config.parts)
         data = run.config.parts[part].data
         if data.watch:
+            if not learner.group.alone:
+                raise SettingError(f"{data.source} is watched by one process alone; take a single one, not several")
             _watch(Watch(session, Path(data.source), part), last, show)
         elif not run.progress.finished:
             session.learn_stream(show)

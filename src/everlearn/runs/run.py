@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 
 from everlearn.data import Stream
 from everlearn.errors import RunError
-from everlearn.learners import Learner
+from everlearn.learners import Learner, collect, deal
 from everlearn.runs import checkpoints
 from everlearn.runs.build import build_learner, build_streams
 from everlearn.runs.config import Config, Continuation
-from everlearn.runs.journal import Journal
+from everlearn.runs.journal import Follower, Journal
 
 
 class Run:
@@ -37,11 +37,11 @@ class Run:
         What was found wrong on opening, such as a damaged checkpoint that was passed over.
     """
 
-    def __init__(self, path: Path, config: Config, lock: FileLock | None) -> None:
+    def __init__(self, path: Path, config: Config, lock: FileLock | None, journal: type[Journal] = Journal) -> None:
         self.path = path
         self.config = config
         self._lock = lock
-        self.journal = Journal(path / "journal.sqlite")
+        self.journal = journal(path / "journal.sqlite")
         self.progress, self._tensors, self.warnings = checkpoints.load_last(path / "checkpoints", self.journal.on_line)
 
     @staticmethod
@@ -78,6 +78,11 @@ class Run:
         config = Config.load(path / "config.toml")
         return cls(path, config, _lock(path) if write else None)
 
+    @classmethod
+    def follow(cls, path: Path) -> Run:
+        """Open a run that another process writes, to learn along with it."""
+        return cls(path, Config.load(path / "config.toml"), None, Follower)
+
     def learner(self) -> Learner:
         """The run's learner in the state of the last checkpoint."""
         return self.restore(build_learner(self.config, self.shape))
@@ -85,7 +90,7 @@ class Run:
     def restore(self, learner: Learner) -> Learner:
         """Bring a learner built from the run's configuration into the state of the checkpoint, where there is one."""
         if self._tensors:
-            learner.load_state_dict(self._tensors)
+            learner.load_state_dict(deal(self._tensors, learner))
         return learner
 
     def number(self, stream: Stream, part: int = 0) -> Stream:
@@ -136,9 +141,12 @@ class Run:
         return tuple(self._tensors["memory.inputs"].shape[1:])  # type: ignore[return-value]
 
     def save(self, learner: Learner) -> Path:
-        """Make the journal durable, then write a checkpoint."""
+        """Make the journal durable, then write a checkpoint; of several processes all call it and the first writes."""
         self.journal.commit()
-        self._tensors = learner.state_dict()
+        tensors = collect(learner)
+        if tensors is None:
+            return self.path / "checkpoints"
+        self._tensors = tensors
         return checkpoints.save(self.path / "checkpoints", self.progress, self._tensors)
 
     def close(self) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from everlearn.data import Batch, Quarantined, Stream, load
 from everlearn.errors import SettingError
-from everlearn.learners import Learner, StepReport
+from everlearn.learners import Learner, Prediction, StepReport
 from everlearn.runs import checkpoints
-from everlearn.runs.alarms import Alarms
+from everlearn.runs.alarms import Alarms, Look
 from everlearn.runs.run import Run
 
 _COMMIT_SECONDS = 1.0
@@ -54,7 +56,7 @@ class Session:
         self, run: Run, learner: Learner, streams: Sequence[Stream | None], shape: tuple[int, int, int]
     ) -> None:
         self.run, self.learner, self.streams, self.shape = run, learner, streams, shape
-        self.progress = run.progress
+        self.progress, self.group = run.progress, learner.group
         self.bad: list[Quarantined] = []  # put aside since the last step
         self.alarms = Alarms(self.progress.alarms) if run.config.alarms else None
         self.evaluated = False
@@ -80,9 +82,12 @@ class Session:
             progress.finished = True
             return
         size, start = config.parts[progress.part].stream.batch, progress.position
-        for batch in stream.batches(size, start, workers=config.workers, on_bad=self._put_aside):
+        share = self.group.rank, self.group.size
+        for batch in stream.batches(size, start, workers=config.workers, on_bad=self.bad.append, share=share):
             self._close_tasks(stream, batch)
             moment = self.step(batch, partial(_name, stream), len(stream))
+            if moment is None:
+                continue
             if show:
                 show(moment)
             if moment.step % config.checkpoint_every == 0:
@@ -91,16 +96,22 @@ class Session:
         if show and self.progress.step:
             show(self._moment(len(stream), len(stream), None, math.nan, ()))
         progress.position, progress.finished = len(stream), True
-        progress.quarantined += len(self.bad)
-        self.bad.clear()
+        self._put_aside()
         self.run.journal.event(progress.step, "finished", {"samples_seen": progress.samples_seen})
         self.run.save(self.learner)
 
-    def step(self, batch: Batch, name: Callable[[int], str], total: int) -> Moment:
-        """Look at a batch, learn it, enter it; ``name`` gives a sample's name by its id."""
-        look = self.alarms.look(self.learner, batch, self.class_names(batch), name) if self.alarms else None
-        report = self.learner.observe(batch)
-        self._enter(batch, report, name)
+    def step(self, batch: Batch, name: Callable[[int], str], total: int) -> Moment | None:
+        """Look at a batch, learn it, enter it; ``name`` gives a sample's name by its id.
+
+        Of several processes each has its own part of the samples; None where nobody has any.
+        """
+        ids, codes = self._arrivals(batch)
+        if not ids:
+            self.progress.position = batch.end
+            return None
+        look = self._look(batch, ids, codes, name)
+        report = self.learner.observe(batch) if len(batch) else self.learner.stand_by(batch)
+        self._enter(batch, report, [(id_, code, name(id_)) for id_, code in zip(ids, codes)])
         told: list[str] = []
         if look is not None and self.alarms is not None:
             self.progress.alarms = self.alarms.state()
@@ -111,25 +122,33 @@ class Session:
                 told.append(f"step {report.step}: {alarm.text}")
         return self._moment(batch.end, total, batch.task, float(report.loss), tuple(told))
 
-    def class_names(self, batch: Batch) -> dict[int, str]:
-        """Names of label codes, those of the batch at least."""
-        if not set(batch.labels.tolist()) <= self._names.keys():
+    def _look(self, batch: Batch, ids: list[int], codes: list[int], name: Callable[[int], str]) -> Look | None:
+        if self.alarms is None:
+            return None
+        learner = self.learner
+
+        def predict() -> Prediction | None:
+            said = learner.look(batch.inputs)
+            return None if said is None else Prediction(self.group.gather(said.probabilities.float()), said.codes)
+
+        return self.alarms.look(codes, ids, set(learner.classes.codes), predict, self.class_names(codes), name)
+
+    def class_names(self, codes: list[int]) -> dict[int, str]:
+        """Names of label codes, of those given at least."""
+        if not set(codes) <= self._names.keys():
             self._names = self.run.journal.class_names()
         return self._names
 
-    def _enter(self, batch: Batch, report: StepReport, name: Callable[[int], str]) -> None:
+    def _enter(self, batch: Batch, report: StepReport, samples: list[tuple[int, int, str]]) -> None:
         progress = self.progress
         progress.step, progress.position = report.step, batch.end
         progress.samples_seen += report.samples
-        progress.quarantined += len(self.bad)
-        self.bad.clear()
         loss = float(report.loss)
         if not math.isfinite(loss):
             raise SettingError(
                 f"the loss is {loss} at step {report.step}; lower the learning rate (--lr) and resume from step "
                 f"{(checkpoints.steps(self.run.path / 'checkpoints') or [0])[-1]}, which is intact"
             )
-        samples = [(id_, code, name(id_)) for id_, code in zip(batch.ids.tolist(), batch.labels.tolist())]
         self.run.journal.step(report.step, batch.task, loss, samples)
         if time.monotonic() - self.committed > _COMMIT_SECONDS:
             self.run.journal.commit()
@@ -164,9 +183,23 @@ class Session:
                 row.append(accuracy(self.learner, each, indices) if measured else None)
         return row
 
-    def _put_aside(self, bad: Quarantined) -> None:
-        self.bad.append(bad)
-        self.run.journal.quarantine(self.progress.step + 1, bad.id, bad.name, bad.reason)
+    def _arrivals(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """Ids and codes of the step's samples in all processes; what one of them could not read is entered."""
+        bad = torch.tensor([[each.id, -1] for each in self.bad], dtype=torch.int64).reshape(-1, 2)
+        rows = self.group.gather(torch.cat([torch.stack([batch.ids, batch.labels], 1), bad]))
+        good = rows[:, 1] >= 0
+        if not good.all():
+            self._put_aside()
+        ids, codes = rows[good].T.tolist()
+        return ids, codes
+
+    def _put_aside(self) -> None:
+        """Enter what could not be read since the last step, by any of the processes."""
+        for part in self.group.gather_bytes(json.dumps([asdict(bad) for bad in self.bad]).encode()):
+            for bad in json.loads(part):
+                self.run.journal.quarantine(self.progress.step + 1, bad["id"], bad["name"], bad["reason"])
+                self.progress.quarantined += 1
+        self.bad.clear()
 
     def _moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
         evaluated, self.evaluated = self.evaluated, False
@@ -180,11 +213,17 @@ def _name(stream: Stream, id_: int) -> str:
 
 
 def accuracy(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> float:
-    """Share of held-out samples whose class is predicted; samples that cannot be read are left out."""
+    """Share of held-out samples whose class is predicted; samples that cannot be read are left out.
+
+    Processes that learn together share the work; all call it.
+    """
+    learner.ready()
     right = total = 0
-    for start in range(0, len(indices), chunk):
-        inputs, _, kept = load(stream.source, indices[start : start + chunk])
+    mine = indices[learner.group.rank :: learner.group.size]
+    for start in range(0, len(mine), chunk):
+        inputs, _, kept = load(stream.source, mine[start : start + chunk])
         if len(kept):
             right += int((learner.predict(inputs).labels.cpu() == stream.labels(kept)).sum())
             total += len(kept)
+    right, total = learner.group.total(torch.tensor([right, total])).tolist()
     return right / total if total else 0.0

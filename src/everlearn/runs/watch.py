@@ -163,7 +163,7 @@ class Watch:
             labels = torch.tensor([row["code"] for row in good])
             batch = Batch(torch.from_numpy(np.stack(pictures)), labels, ids, None, end)
             moment = session.step(batch, names.__getitem__, end)
-            if show:
+            if show and moment:
                 show(moment)
         progress.position = end
         if progress.step - self.saved >= session.run.config.checkpoint_every:

@@ -1,6 +1,6 @@
 """Several processes on one machine: start them, watch them, and leave none behind.
 
-Under torchrun, which starts and watches processes itself, only `connect` and `told_once` are used.
+Under torchrun, which starts and watches processes itself, only `connect` and `together` are used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -180,6 +182,36 @@ def report_failure(error: BaseException, rank: int, folder: Path | None = None) 
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[tuple[int, int]]:
+    """Join the other processes, if there are any, for a piece of work in a folder; gives rank and number of processes.
+
+    Where one of several fails, one line says why, once for all of them, and this process ends with code 2.
+    """
+    rank, world = connect()
+    for told in folder.glob(".told-*") if rank == 0 else ():
+        told.unlink(missing_ok=True)
+    try:
+        yield rank, world
+        leave()
+    except Exception as error:
+        if world == 1 or os.environ.get("EVERLEARN_DEBUG"):
+            raise
+        fail(error, rank, folder)
+    except KeyboardInterrupt:
+        if world == 1 or (rank == 0 and _FOLDER not in os.environ):
+            raise
+        os._exit(130)  # another process says so
+
+
+def fail(error: Exception, rank: int, folder: Path) -> NoReturn:
+    """End this process; if no other has said why, say it."""
+    if report_failure(error, rank, folder):
+        message = str(error) if isinstance(error, EverlearnError) else lost(error, rank)
+        print(f"everlearn: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    os._exit(2)  # other threads may wait for processes that are gone
 
 
 def lost(error: BaseException, rank: int) -> str:

@@ -26,7 +26,7 @@ from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look
 from everlearn.runs.choose_text import choose_text
 from everlearn.runs.evaluate import same_source
-from everlearn.runs.log import Log, check_log, open_log
+from everlearn.runs.log import EXPECTED, Log, check_log, open_log
 from everlearn.scaling.processes import launch, together
 
 SOURCES = (
@@ -75,7 +75,7 @@ def learn(
     workers: Annotated[int | None, Option(help="processes that decode pictures; chosen")] = None,
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
-    log: Annotated[str | None, Option(help="loss, accuracy and alarms for a tool that draws: tensorboard:DIR")] = None,
+    log: Annotated[str | None, Option(help=f"loss, accuracy and alarms for a tool that draws: {EXPECTED}")] = None,
     processes: Annotated[int, Option(min=1, help="processes that learn together here; under torchrun leave it")] = 1,
     json: Annotated[bool, Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
@@ -140,7 +140,7 @@ def learn(
 
 def _learn(opened: Run, prepared: Prepared | None, log: str | None, begun: float, json: bool, quiet: bool) -> None:
     """Learn, show it, log it, and print what it amounts to, unless another process does."""
-    with opened, open_log(log, opened.progress.step) if log else nullcontext() as logged:
+    with opened, open_log(log, opened, show.warn) if log else nullcontext() as logged:
         steps_before = opened.progress.step
         try:
             with show.learning(quiet=json or quiet) as moment:

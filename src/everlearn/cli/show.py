@@ -52,6 +52,11 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
         progress.stop()
 
 
+def warn(text: str) -> None:
+    """One line on standard error that stops nothing."""
+    console.print(f"[yellow]{escape(text)}[/]")
+
+
 def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
     """What a learned run amounts to; keys as README has them."""
     matrix = run.progress.matrix

@@ -160,7 +160,9 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
         settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
     if backbone in OURS and method in AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
-        settle("average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, given.get("tasks") or 5))
+        settle(
+            "average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, given.get("tasks") or 5)
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from everlearn.explainers import (
     GradCAMPlusPlus,
     IntegratedGradCAM,
     LayerCAM,
+    RefineCAM,
     ScoreCAM,
 )
 
@@ -58,6 +59,34 @@ def test_grad_cam_plus_plus(named):
                         weight += g[n, k, i, j] ** 2 / below * max(g[n, k, i, j], torch.tensor(0.0))
             total[n] += weight * A[n, k]
     torch.testing.assert_close(GradCAMPlusPlus(model, "conv").attribute(x, 2)[:, 0], total.relu(), rtol=1e-3, atol=1e-5)
+
+
+def test_refine_cam(cnn):
+    """The product of Grad-CAM++'s maps of each layer, scaled; a layer with a constant map is passed over."""
+    model, x = cnn().eval(), torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    maps = [GradCAMPlusPlus(model, name).attribute(x, 1)[0, 0] for name in ("0", "4")]
+    assert all(bool(m.any()) for m in maps)
+    low, high = ((m - m.min()) / (m.max() - m.min()) for m in maps)
+    wanted = (low * high - (low * high).min()) / ((low * high).max() - (low * high).min())
+    torch.testing.assert_close(RefineCAM(model, ["0", "4"]).attribute(x, 1)[0, 0], wanted)
+
+
+def test_refine_cam_passes_over_a_layer_that_speaks_against_the_class():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.against, self.speaks = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(1, 3, 3, padding=1)
+
+        def forward(self, x):
+            y = self.speaks(x).relu().sum((1, 2, 3)) - self.against(x).relu().sum((1, 2, 3))
+            return torch.stack([-y, y], 1)
+
+    torch.manual_seed(0)
+    model, x = Two(), torch.randn(1, 1, 8, 8)
+    alone = GradCAMPlusPlus(model, "speaks").attribute(x, 1)
+    assert not GradCAMPlusPlus(model, "against").attribute(x, 1).any() and alone.any()
+    found = RefineCAM(model, ["against", "speaks"]).attribute(x, 1)
+    torch.testing.assert_close(found, (alone - alone.min()) / (alone.max() - alone.min()))
 
 
 def test_integrated_grad_cam(named):

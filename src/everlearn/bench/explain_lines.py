@@ -52,6 +52,7 @@ def lines() -> dict[str, Line]:
         "grad_cam": Line("Grad-CAM", partial(_ours, "grad_cam")),
         "grad_cam_plus_plus": Line("Grad-CAM++", partial(_ours, "grad_cam_plus_plus")),
         "layer_cam": Line("LayerCAM", partial(_ours, "layer_cam")),
+        "refine_cam": Line("RefineCAM", partial(_ours, "refine_cam")),
         "integrated_grad_cam": Line("Integrated Grad-CAM", partial(_ours, "integrated_grad_cam")),
         "score_cam": Line("Score-CAM", partial(_ours, "score_cam"), slow=True),
         "rise": Line("RISE", partial(_ours, "rise"), slow=True),
@@ -59,10 +60,10 @@ def lines() -> dict[str, Line]:
     for name in ("integrated_gradients", "gradient_shap", "input_x_gradient", "occlusion"):
         title = name.replace("_", " ").capitalize()
         found[name] = Line(title, partial(_ours, name), package="captum")
-    for kind in ("GradCAM", "GradCAMPlusPlus", "LayerCAM", "ScoreCAM"):
+    for kind in ("GradCAM", "GradCAMPlusPlus", "LayerCAM", "RefineCAM", "ScoreCAM"):
         build = partial(_pytorch_grad_cam, kind)
         found[f"pytorch-grad-cam:{kind}"] = Line(kind, build, kind == "ScoreCAM", package="grad-cam")
-    for kind in ("GradCAM", "GradCAMpp", "LayerCAM", "ScoreCAM"):
+    for kind in ("GradCAM", "GradCAMpp", "LayerCAM", "RefineCAM", "ScoreCAM"):
         found[f"torchcam:{kind}"] = Line(kind, partial(_torchcam, kind), kind == "ScoreCAM", package="torchcam")
     return found
 
@@ -97,7 +98,8 @@ def _pytorch_grad_cam(kind: str, model: nn.Module, seed: int) -> Call:
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    cam = getattr(pytorch_grad_cam, kind)(model=model, target_layers=[model.get_submodule(last_convolution(model))])
+    names = stages(model) if kind == "RefineCAM" else [last_convolution(model)]
+    cam = getattr(pytorch_grad_cam, kind)(model, [model.get_submodule(name) for name in names])
 
     def call(x: Tensor, target: Tensor) -> Tensor:
         return torch.from_numpy(cam(x, [ClassifierOutputTarget(int(target))]))[:, None]
@@ -109,7 +111,7 @@ def _torchcam(kind: str, model: nn.Module, seed: int) -> Call:
     from torchcam import methods
 
     def call(x: Tensor, target: Tensor) -> Tensor:
-        layer = last_convolution(model)
+        layer = stages(model) if kind == "RefineCAM" else last_convolution(model)
         with torch.set_grad_enabled(kind != "ScoreCAM"), getattr(methods, kind)(model, target_layer=layer) as cam:
             scores = model(x if kind == "ScoreCAM" else x.clone().requires_grad_())
             found = cam(int(target), scores)[0]
@@ -131,3 +133,8 @@ def last_convolution(model: nn.Module) -> str:
     if not names:
         raise SettingError(f"{type(model).__name__} has no convolution that a peer could explain by")
     return names[-1]
+
+
+def stages(model: nn.Module) -> list[str]:
+    """Names of the layers that a peer's RefineCAM is given: the last of each stage, and the last convolution."""
+    return ["blocks.0", "blocks.1", "blocks.2", "blocks.4", last_convolution(model)]

@@ -11,6 +11,7 @@ from everlearn.explainers.grad_cam import GradCAM
 from everlearn.explainers.grad_cam_plus_plus import GradCAMPlusPlus
 from everlearn.explainers.integrated_grad_cam import IntegratedGradCAM
 from everlearn.explainers.layer_cam import LayerCAM
+from everlearn.explainers.refine_cam import RefineCAM
 from everlearn.explainers.rise import RISE
 from everlearn.explainers.score_cam import ScoreCAM
 from everlearn.explainers.sise import SISE
@@ -32,6 +33,7 @@ __all__ = [
     "GradCAMPlusPlus",
     "IntegratedGradCAM",
     "LayerCAM",
+    "RefineCAM",
     "ScoreCAM",
     "TokenMasking",
     "TokenSampling",

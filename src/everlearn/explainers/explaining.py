@@ -20,6 +20,7 @@ from everlearn.explainers.grad_cam import GradCAM
 from everlearn.explainers.grad_cam_plus_plus import GradCAMPlusPlus
 from everlearn.explainers.integrated_grad_cam import IntegratedGradCAM
 from everlearn.explainers.layer_cam import LayerCAM
+from everlearn.explainers.refine_cam import RefineCAM
 from everlearn.explainers.rise import RISE
 from everlearn.explainers.score_cam import ScoreCAM
 from everlearn.explainers.sise import SISE
@@ -40,6 +41,7 @@ EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "grad_cam_plus_plus": GradCAMPlusPlus,
     "integrated_grad_cam": IntegratedGradCAM,
     "layer_cam": LayerCAM,
+    "refine_cam": RefineCAM,
     "score_cam": ScoreCAM,
     "rise": RISE,
     "token_sampling": TokenSampling,

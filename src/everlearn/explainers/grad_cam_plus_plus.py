@@ -33,8 +33,13 @@ class GradCAMPlusPlus(Explainer):
     def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
         """Map ``[H, W]``, 0 or more."""
         ((A, g),) = self.maps_and_gradients(x, target, of="logit", last=True)
-        below = 2 * g**2 + g**3 * A.sum((2, 3), keepdim=True)
-        alpha = torch.where(below != 0, g**2 / torch.where(below != 0, below, 1.0), 0.0)
-        w = (alpha * F.relu(g)).sum((2, 3), keepdim=True)
-        cam = F.relu((w * A).sum(1, keepdim=True))
-        return F.interpolate(cam, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+        return layer_map(A, g, (x.shape[2], x.shape[3]))
+
+
+def layer_map(A: Tensor, g: Tensor, size: tuple[int, int]) -> Tensor:
+    """Grad-CAM++'s map ``[H, W]``, 0 or more, of one layer's maps and gradients ``[1, K, h, w]``."""
+    below = 2 * g**2 + g**3 * A.sum((2, 3), keepdim=True)
+    alpha = torch.where(below != 0, g**2 / torch.where(below != 0, below, 1.0), 0.0)
+    w = (alpha * F.relu(g)).sum((2, 3), keepdim=True)
+    cam = F.relu((w * A).sum(1, keepdim=True))
+    return F.interpolate(cam, size=size, mode="bilinear", align_corners=False)[0, 0]

@@ -16,6 +16,8 @@ from everlearn.errors import SettingError
 from everlearn.explainers import EXPLAINERS, GradCAM
 from everlearn.metrics.faithfulness import random_maps
 
+# The layers that ours finds in EfficientNet-Lite0, with BatchNorm folded; a peer is given the same
+_STAGES = ("blocks.1.0.bn1", "blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1", "bn2")
 Call = Callable[[Tensor, Tensor], Tensor]  # inputs [1, C, H, W], target [1] → map [1, 1, H, W]
 
 
@@ -98,8 +100,7 @@ def _pytorch_grad_cam(kind: str, model: nn.Module, seed: int) -> Call:
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    names = stages(model) if kind == "RefineCAM" else [last_convolution(model)]
-    cam = getattr(pytorch_grad_cam, kind)(model, [model.get_submodule(name) for name in names])
+    cam = getattr(pytorch_grad_cam, kind)(model, [model.get_submodule(name) for name in peer_layers(model, kind)])
 
     def call(x: Tensor, target: Tensor) -> Tensor:
         return torch.from_numpy(cam(x, [ClassifierOutputTarget(int(target))]))[:, None]
@@ -111,7 +112,7 @@ def _torchcam(kind: str, model: nn.Module, seed: int) -> Call:
     from torchcam import methods
 
     def call(x: Tensor, target: Tensor) -> Tensor:
-        layer = stages(model) if kind == "RefineCAM" else last_convolution(model)
+        layer = peer_layers(model, kind)
         with torch.set_grad_enabled(kind != "ScoreCAM"), getattr(methods, kind)(model, target_layer=layer) as cam:
             scores = model(x if kind == "ScoreCAM" else x.clone().requires_grad_())
             found = cam(int(target), scores)[0]
@@ -120,8 +121,15 @@ def _torchcam(kind: str, model: nn.Module, seed: int) -> Call:
     return call
 
 
+def peer_layers(model: nn.Module, kind: str) -> list[str]:
+    """Names of the layers that a peer is given: for RefineCAM all, else the last; the last convolution if unknown."""
+    known = dict(model.named_modules())
+    names = [name for name in _STAGES if name in known] or [last_convolution(model)]
+    return names if kind == "RefineCAM" else names[-1:]
+
+
 def last_convolution(model: nn.Module) -> str:
-    """Name of the layer that peers are given: the last convolution.
+    """Name of the last convolution.
 
     Examples
     --------
@@ -133,8 +141,3 @@ def last_convolution(model: nn.Module) -> str:
     if not names:
         raise SettingError(f"{type(model).__name__} has no convolution that a peer could explain by")
     return names[-1]
-
-
-def stages(model: nn.Module) -> list[str]:
-    """Names of the layers that a peer's RefineCAM is given: the last of each stage, and the last convolution."""
-    return ["blocks.0", "blocks.1", "blocks.2", "blocks.4", last_convolution(model)]

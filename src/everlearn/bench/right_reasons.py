@@ -123,19 +123,20 @@ def run_table(
         raise SettingError(f"there is no line {unknown[0]!r}; expected some of {', '.join(EXPLAINED)}")
     known = {_key(row): row for row in read_rows(file)}
     counts = {name: slow if name == "sise" else pictures for name in methods}
-    work: list[tuple[str, str, int, Callable[[], dict[str, Any]]]] = []
+    work: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = []
     for seed in seeds:
         for name, region in setting.cures.items():
             tried = {m: n for m, n in counts.items() if seed == seeds[0] or m in _FAST}
-            work.append(("cure", name, seed, partial(cured, chest, setting, weights, region, tried, seed)))
+            head = {"part": "cure", "name": name, "seed": seed, "explained": tried}
+            work.append((head, partial(cured, chest, setting, weights, region, tried, seed)))
         for name, options in setting.learners.items():
-            work.append(("stream", name, seed, partial(along_stream, chest, setting, weights, options, seed)))
+            head = {"part": "stream", "name": name, "seed": seed}
+            work.append((head, partial(along_stream, chest, setting, weights, options, seed)))
     found = []
-    for part, name, seed, measure in work:
-        head = {"part": part, "name": name, "seed": seed, "setting": asdict(setting)}
-        head["explained"] = [counts, seed == seeds[0]] if part == "cure" else None
+    for head, measure in work:
+        head |= {"setting": asdict(setting)}
         if _key(head) not in known:
-            show(f"{part} {name}, seed {seed}")
+            show(f"{head['part']} {head['name']}, seed {head['seed']}")
             row = head | measure() | {"torch": torch.__version__}
             append_rows(file, [row])
             known[_key(head)] = row

@@ -186,10 +186,11 @@ def test_rows_that_cannot_be_predicted_say_why(tmp_path, cells, reason):
 
 def test_little_told_is_filled_in(tmp_path):
     told = {"model": "X", "params_b": 70, "mfu_pct": 40}
-    hours, layout, strange, alias, old, new, moe = cases(
+    hours, only, layout, strange, alias, old, new, moe = cases(
         tmp_path,
         RUNS
         + run_row(id="a", device="H100", device_hours=24 * 10 * 512, days=10, tokens_trained_b=100, **told)
+        + run_row(id="h", device="H100", device_hours=24 * 10 * 512, tokens_trained_b=100, **told)
         + run_row(id="b", device="H100", tp=8, pp=4, dp=16, **told)
         + run_row(id="c", device="Abacus 9", peak_tflops=500, device_mem_gb=96, n_devices=64, **told)
         + run_row(id="d", device="H100", n_devices=64, **(told | {"model": "Llama 3.1 405B"}))
@@ -198,11 +199,18 @@ def test_little_told_is_filled_in(tmp_path):
         + run_row(id="g", device="H100", n_devices=64, kind="moe", active_params_b=13, **told),
     )
     assert (hours.cluster.devices, layout.cluster.devices) == (512, 512)
+    assert only.published["days"] * only.cluster.devices == 10 * 512
     assert hours.shape.parameters == pytest.approx(70e9, rel=0.15)
     assert (strange.cluster.device.name, strange.cluster.device.memory_gib) == ("Abacus 9", 96)
     assert alias.shape.layers == 126
     assert not old.stack.fused_attention and new.stack.name == "eager"
     assert moe.shape.experts >= moe.shape.top_k
+
+
+def test_a_share_of_an_fp8_peak_is_told_as_one_of_the_bf16_peak(tmp_path):
+    told = {"model": "Llama 3 70B", "device": "H100", "n_devices": 64, "precision": "fp8", "mfu_pct": 30}
+    wide, narrow = cases(tmp_path, RUNS + run_row(peak_tflops=989, **told) + run_row(peak_tflops=1978, **told))
+    assert (wide.published["mfu"], narrow.published["mfu"]) == (30, 60)
 
 
 def test_columns_may_be_missing_and_the_nearest_format_is_taken(tmp_path):

@@ -28,6 +28,7 @@ METRICS = {
 FLASH = 2302  # papers from February 2023 on trained with fused attention,
 FLASH_3 = 2410  # and from October 2024 on with kernels made for Hopper
 UNTOLD_BATCH = 4_000_000  # tokens of a step
+UNTOLD_DEVICES = 1024  # of a run told by its device hours
 
 
 def read(row: Row, name: str) -> Case:
@@ -40,17 +41,20 @@ def read(row: Row, name: str) -> Case:
     pipeline's chunks are one before 2023 and then the fastest number up to eight. Attention is fused in papers from
     February 2023 on and on devices from Hopper on. FSDP without a pipeline is taken as plain PyTorch modules, and with
     one keeps weights gathered. Days count the run at full speed. Devices that are not told are those of the layout, or
-    of device hours and days; blocks and width those usual for the parameters; an unknown device with a peak is an H100
-    whose rates go with it.
+    of device hours and days, or 1 024 where only hours are told; blocks and width those usual for the parameters; an
+    unknown device with a peak is an H100 whose rates go with it.
     """
+    row = row | {"n_devices": str(_devices(row))}
     published = figures(row, METRICS)
     if not published.get("days") and number(row, "device_hours", 0):
-        published["days"] = number(row, "device_hours") / 24 / max(1, number(row, "n_devices", 1))
+        published["days"] = number(row, "device_hours") / 24 / number(row, "n_devices")
     tokens = 1e9 * number(row, "tokens_trained_b", 0)
     if not tokens:
         published.pop("days", None)
-    row = row | {"n_devices": str(_devices(row))}
     cluster = _cluster(row)
+    narrow = number(row, "peak_tflops", 0) / cluster.device.tflops_bf16
+    if narrow > 1:  # shares of a peak in fp8 are told as shares of the one in bf16
+        published |= {name: narrow * published[name] for name in ("mfu", "hfu") if name in published}
     shape = shape_of(row)
     stack = _stack(row, cluster)
     batch = float(told_size(row, "global_batch_seqs")) or max(1.0, UNTOLD_BATCH / shape.seq_len)
@@ -73,6 +77,8 @@ def _devices(row: Row) -> int:
     hours, days = number(row, "device_hours", 0), number(row, "days", 0)
     if hours and days:
         return positive(max(1.0, 8 * round(hours / days / 24 / 8)), "n_devices")
+    if hours and number(row, "tokens_trained_b", 0):
+        return UNTOLD_DEVICES
     raise SettingError("the number of devices is not told")
 
 

@@ -197,14 +197,15 @@ def run_one(
     show: Callable[[str], None] = lambda text: None,
     build: Callable[..., Learner] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    stream: Stream | None = None,
 ) -> list[dict[str, Any]]:
     """Learn the stream once; results by the method's own classifier, and by what else the line and setting ask for.
 
     ``build`` makes the learner from source, setting, line, memory and seed; by default on the setting's backbone.
-    ``clock`` tells the seconds of learning.
+    ``clock`` tells the seconds of learning. ``stream`` is by default one of the source's classes, in groups.
     """
     title = f"{line.name}, memory {memory}, seed {seed}"
-    stream = class_incremental(source, setting.tasks, seed=seed)
+    stream = stream or class_incremental(source, setting.tasks, seed=seed)
     learner = (build or _learner)(source, setting, line, memory, seed)
     readings = line.readings(setting)
     matrices: dict[str, list[list[float | None]]] = {name: [] for name in readings}

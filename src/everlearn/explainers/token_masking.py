@@ -25,12 +25,12 @@ from everlearn.models.sentence_encoder import SentenceEncoder
 class TokenMasking(Explainer):
     r"""Channels of hidden states as masks over tokens, scored by the confidence that they leave, layer by layer.
 
-    1. One backward pass gives :math:`\alpha_k = \sum_t \partial\Psi/\partial A_k(t)` of every layer; the ``masks``
-       channels with the largest :math:`|\alpha_k|`, turned round where α is negative and scaled to 0..1, are masks:
-       hidden states, unlike maps behind a ReLU, speak by being low as well.
-    2. A masked token keeps m of its content and of its weight in attention and mean; at 0 it is not there.
-       :math:`V_l(t) = \sum_m (\Psi(m) - \bar\Psi)\, m(t) / \sum_m m(t)`, scaled to 0..1. The mean :math:`\bar\Psi` is
-       taken off: few words mean few tokens, and what all masks share would else drown what tells them apart.
+    1. One backward pass gives :math:`\alpha_k = \sum_t \partial\Psi/\partial A_k(t)` of every layer. The ``masks``
+       channels with the largest :math:`|\alpha_k|`, turned round where α is negative, are masks: hidden states, unlike
+       maps behind a ReLU, speak by being low as well. A mask keeps the ``kept`` share of tokens where the channel is
+       highest; the others are not there, since a token at half its weight is none that an encoder has met.
+    2. :math:`V_l(t) = \sum_m (\Psi(m) - \bar\Psi)\, m(t) / \sum_m m(t)`, scaled to 0..1. The mean :math:`\bar\Psi` is
+       taken off: a text has few tokens, and what all masks share would else drown what tells them apart.
     3. The map is the mean of all V_l.
 
     Tokens that the encoder adds are never masked.
@@ -43,13 +43,15 @@ class TokenMasking(Explainer):
         Not used: all of them.
     masks : int
         Of each layer.
+    kept : float
+        Share of tokens that a mask keeps, between 0 and 1.
     """
 
-    def __init__(self, model: nn.Module, *settings: Any, masks: int = 32, **more: Any) -> None:
+    def __init__(self, model: nn.Module, *settings: Any, masks: int = 32, kept: float = 0.5, **more: Any) -> None:
         super().__init__(model, *settings, **more)
-        if masks < 2:
-            raise SettingError(f"masks is {masks}; expected 2 or more of each layer")
-        self.masks = masks
+        if masks < 2 or not 0 < kept < 1:
+            raise SettingError(f"masks is {masks} and kept {kept}; expected 2 or more, and a share between 0 and 1")
+        self.masks, self.kept = masks, kept
 
     def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
         """Map ``[1, T]`` over tokens, 0 to 1."""
@@ -67,9 +69,9 @@ class TokenMasking(Explainer):
         """V_l over the tokens inside, 0 to 1."""
         alpha = gradient_td.sum(0)
         chosen = alpha.abs().topk(min(self.masks, len(alpha))).indices
-        m = (A_td[:, chosen] * alpha[chosen].sign()).T
-        low, high = m.amin(1, keepdim=True), m.amax(1, keepdim=True)
-        m = ((m - low) / (high - low).clamp(min=torch.finfo(m.dtype).tiny))[(high > low)[:, 0]]
+        channels = (A_td[:, chosen] * alpha[chosen].sign()).T
+        highest = channels.topk(max(1, round(self.kept * channels.shape[1])), dim=1).indices
+        m = torch.zeros_like(channels).scatter_(1, highest, 1.0).unique(dim=0)
         if len(m) < 2:
             return torch.zeros_like(A_td[:, 0])
         psi = []

@@ -3,9 +3,10 @@
     python benchmarks/text.py OUT --data FOLDER --backbone DIR [--seeds 3] [--most 500] [--explained 16]
 
 FOLDER holds ag_news_15600.csv.gz and text_classification.csv.gz (TREC-6, SST-2, SUBJ, MR, CR). Two streams: AG News
-class by class, and the five sets as five tasks, whose labels negative and positive three share. Every text is encoded once,
-its seconds are told apart; then each learner sees the features. Maps over words are measured against random orders on
-held-out texts of both streams. Results go to OUT/text.jsonl as they come; what is there is not run again.
+class by class, and the five sets as five tasks, whose labels negative and positive three of them share. Every text is
+encoded once, its seconds are told apart; then each learner sees the features. Maps over words are measured against
+random orders on held-out texts of both streams. Results go to OUT/text.jsonl as they come; what is there is not run
+again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ EXPLAINERS = ("token_masking", "occlusion", "integrated_gradients", "gradient_sh
 
 
 def tables(data: Path, out: Path, most: int) -> dict[str, Path]:
-    """Both streams as tables with the columns that Everlearn reads; of each task and class at most so many to learn."""
+    """Both streams as tables with the columns that Everlearn reads; of each task, class and part at most so many."""
     rows: dict[str, list[list[str]]] = {"ag": [], "tasks": []}
     for row in read(data / "ag_news_15600.csv.gz"):
         split = "train" if row["split"] == "dev" else "test"
@@ -66,15 +67,15 @@ def tables(data: Path, out: Path, most: int) -> dict[str, Path]:
         with files[name].open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["split", "label", "task", "text"])
-            writer.writerows(thinned(found, most if name == "tasks" else 10**9, most))
+            writer.writerows(thinned(found, most))
     return files
 
 
-def thinned(rows: list[list[str]], train: int, test: int) -> Iterator[list[str]]:
+def thinned(rows: list[list[str]], most: int) -> Iterator[list[str]]:
     kept: dict[tuple[str, ...], int] = defaultdict(int)
     for row in random.Random(0).sample(rows, len(rows)):
         kept[tuple(row[:3])] += 1
-        if kept[tuple(row[:3])] <= (train if row[0] == "train" else test):
+        if kept[tuple(row[:3])] <= most:
             yield row
 
 
@@ -190,9 +191,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="folder of the sentence encoder, or its package")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--memory", type=int, default=200)
-    parser.add_argument(
-        "--most", type=int, default=500, help="texts of a class (and task): held out; learned, of tasks"
-    )
+    parser.add_argument("--most", type=int, default=500, help="texts of a class and task, learned and held out")
     parser.add_argument("--explained", type=int, default=16, help="held-out texts explained, of each stream")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

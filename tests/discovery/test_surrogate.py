@@ -7,7 +7,13 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from everlearn.discovery.acquisition import believer_batch, log_expected_improvement, normal_scores, spread_batch
+from everlearn.discovery.acquisition import (
+    believer_batch,
+    border,
+    log_expected_improvement,
+    normal_scores,
+    spread_batch,
+)
 from everlearn.discovery.features import Block, Features, Scale
 from everlearn.discovery.surrogate import Settings, Surrogate
 
@@ -33,6 +39,30 @@ def test_equals_scikit_learns(features):
     np.testing.assert_allclose(mean, expected, atol=1e-6)
     np.testing.assert_allclose(deviation, spread, atol=1e-5)
     np.testing.assert_allclose(np.sqrt(np.diag(surrogate.covariance(list(range(25, 40))))), deviation, atol=1e-6)
+
+
+def test_lengths_of_its_own_equal_scikit_learns(features):
+    numbers = Features((Block("matern", features.blocks[0].values, lengths=True),))
+    own, noise = (0.5, -0.3, 1.2), 0.05
+    surrogate = Surrogate(numbers, Settings(math.log(noise), (0.2,), (0.1,), (own,)))
+    z = np.sin(numbers.blocks[0].values[:25]).sum(1)
+    surrogate.fit(list(range(25)), z, refit=False)
+    lengths = np.exp(0.1 + np.array(own)) * surrogate._unit[0]
+    kernel = ConstantKernel(math.exp(0.2), "fixed") * Matern(lengths, "fixed", nu=2.5)
+    peer = GaussianProcessRegressor(kernel, alpha=noise + 1e-4).fit(numbers.blocks[0].values[:25], z)
+    expected, spread = peer.predict(numbers.blocks[0].values[25:], return_std=True)
+    mean, deviation = surrogate.predict(list(range(25, 40)))
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    np.testing.assert_allclose(deviation, spread, atol=1e-4)
+
+
+def test_a_column_that_says_nothing_gets_a_long_length():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3))
+    surrogate = Surrogate(Features((Block("matern", x, lengths=True),)))
+    surrogate.fit(list(range(60)), np.sin(2 * x[:, 0]))
+    ((first, second, third),) = surrogate.settings.log_own
+    assert first < min(second, third) - 1
 
 
 def test_leaving_one_out_is_fitting_without_it(features):
@@ -95,6 +125,21 @@ def test_a_batch_does_not_ask_what_is_being_measured():
     (first,) = believer_batch(surrogate, rows, np.zeros(39), 0.0, 1)
     (second,) = believer_batch(surrogate, np.setdiff1d(rows, first), np.zeros(38), 0.0, 1, [first])
     assert [first, second] == believer_batch(surrogate, rows, np.zeros(39), 0.0, 2) and abs(second - first) > 5
+
+
+def test_as_many_are_expected_above_the_border_as_wanted():
+    rng = np.random.default_rng(0)
+    mean, deviation, z = rng.standard_normal(500), rng.uniform(0.1, 1, 500), rng.standard_normal(40)
+    level = border(mean, deviation, z, 12.0)
+    drawn = mean + deviation * rng.standard_normal((2000, 500))
+    assert (drawn > level).sum(1).mean() + (z > level).sum() == pytest.approx(12, abs=0.7)  # z makes steps
+
+
+def test_scales_by_range_set_rare_columns_no_further_apart():
+    values = np.zeros((100, 2))
+    values[:2, 0], values[:, 1] = 0.3, np.linspace(0, 1, 100)
+    by_range, by_deviation = (np.ptp(Scale.of(values, by=by).apply(values), 0) for by in ("range", "deviation"))
+    assert by_range == pytest.approx([2, 2]) and by_deviation[0] > 2 * by_deviation[1]
 
 
 def test_scales_leave_out_constants_and_fill_gaps():

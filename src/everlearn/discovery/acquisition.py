@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import log_ndtr  # type: ignore[import-untyped]
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 
+from everlearn.discovery.ensemble import Ensemble
 from everlearn.discovery.features import Array, Rows
 from everlearn.discovery.surrogate import Surrogate
 
@@ -47,8 +48,35 @@ def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Arra
     return np.log(deviation) + np.where(u > -1, log_near, log_density + np.log(np.maximum(tail, 1e-300)))
 
 
+def border(mean: Array, deviation: Array, z: Array, wanted: float) -> float:
+    """The score above which ``wanted`` candidates are expected: measured ones, and open ones by their probability.
+
+    Parameters
+    ----------
+    mean, deviation : ndarray
+        Of the open candidates' scores.
+    z : ndarray
+        Scores of the measured ones.
+    wanted : float
+        How many are looked for.
+
+    Examples
+    --------
+    >>> border(np.zeros(0), np.ones(0), np.array([0.0, 1.0, 2.0]), 1.5).__round__(1)
+    1.0
+    >>> border(np.zeros(1000), np.ones(1000), np.zeros(0), 25.0).__round__(2)
+    1.96
+    """
+    low, high = -10.0, 10.0 + max(0.0, float(np.max(z, initial=0.0)))
+    for _ in range(50):
+        level = (low + high) / 2
+        above = norm.sf((level - mean) / deviation).sum() + (z > level).sum()
+        low, high = (level, high) if above > wanted else (low, level)
+    return (low + high) / 2
+
+
 def believer_batch(
-    surrogate: Surrogate, rows: Rows, bonus: Array, level: float, n: int, pending: Sequence[int] = ()
+    surrogate: Surrogate | Ensemble, rows: Rows, bonus: Array, level: float, n: int, pending: Sequence[int] = ()
 ) -> list[int]:
     """n rows, best first; each next one is chosen as if those before it had come out as expected.
 

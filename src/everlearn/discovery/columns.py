@@ -60,15 +60,15 @@ class ColumnFeaturiser:
 
     def __init__(self, columns: Sequence[Column], pool: Sequence[dict[str, str]]) -> None:
         self.columns = [column for column in columns if column.numeric or column.levels]
-        self._scale = Scale.of(self._numbers(pool))
+        self._scale = Scale.of(self._numbers(pool), by="range")
         self.pool = self(pool)
 
     def __call__(self, rows: Sequence[dict[str, str]]) -> Features:
         """Features of other rows."""
-        blocks = [Block("matern", self._scale.apply(self._numbers(rows)))]
+        blocks = [Block("matern", self._scale.apply(self._numbers(rows)), lengths=True)]
         chosen = self._choices(rows)
         if chosen.shape[1]:
-            blocks.append(Block("matern", chosen))
+            blocks.append(Block("matern", 2 * chosen, lengths=True))
         return Features(
             tuple(block for block in blocks if block.values.shape[1]) or (Block("matern", np.zeros((len(rows), 1))),)
         )

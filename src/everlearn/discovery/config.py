@@ -54,6 +54,9 @@ class CampaignConfig(_Part):
     stability: float | None = Field(
         None, ge=0, description="eV per atom above the hull, beyond which a crystal is not proposed"
     )
+    share: float = Field(
+        0.01, gt=0, le=0.5, description="of the pool that counts as good: the best of it are looked for"
+    )
     batch: int = Field(8, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
 

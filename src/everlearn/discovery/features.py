@@ -6,7 +6,7 @@ Letters: N candidates, D features of a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,10 +26,14 @@ class Block:
         Which kernel compares two rows: Tanimoto for sets (0/1), Matérn 5/2 for standardised numbers.
     values : ndarray
         ``[N, D]``.
+    lengths : bool
+        Whether each column has a length of its own, fitted to what is measured: for few columns that mean something by
+        themselves, such as temperature or an ingredient's share.
     """
 
     kind: Literal["tanimoto", "matern"]
     values: Array
+    lengths: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,13 @@ class Features:
 
     def rows(self, index: Sequence[int] | NDArray[np.integer]) -> Features:
         """Some of the candidates."""
-        return Features(tuple(Block(block.kind, block.values[np.asarray(index, dtype=int)]) for block in self.blocks))
+        return Features(
+            tuple(replace(block, values=block.values[np.asarray(index, dtype=int)]) for block in self.blocks)
+        )
 
-    def table(self) -> Array:
-        """``[N, ΣD]``: the blocks beside each other, for forests."""
-        return np.hstack([block.values for block in self.blocks])
+    def table(self, most: int | None = None) -> Array:
+        """``[N, ΣD]``: the blocks beside each other, for forests; of each at most the first ``most`` columns."""
+        return np.hstack([block.values[:, :most] for block in self.blocks])
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,12 @@ class Scale:
     keep: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, values: Array) -> Scale:
-        """Learn it from a pool ``[N, D]``; constant columns are left out, missing numbers are set to the mean."""
+    def of(cls, values: Array, by: Literal["deviation", "range"] = "deviation") -> Scale:
+        """Learn it from a pool ``[N, D]``; constant columns are left out, missing numbers are set to the mean.
+
+        By the range, a column that is 0 in most rows, such as a rare solvent's share, sets the rows that have it no
+        further apart than any other column does; by the deviation it would.
+        """
         finite = np.where(np.isfinite(values), values, np.nan)
         known = np.isfinite(finite).sum(0)
         total = np.nansum(finite, 0)
@@ -83,6 +93,8 @@ class Scale:
         deviation = np.where(np.isfinite(finite), finite - mean, 0.0)
         spread = np.sqrt((deviation**2).mean(0))
         keep = spread > 1e-12 * np.maximum(1.0, np.abs(mean))
+        if by == "range":
+            spread = (np.nanmax(np.where(keep, finite, 0), 0) - np.nanmin(np.where(keep, finite, 0), 0)) / 2
         return cls(mean, np.where(keep, spread, 1.0), keep)
 
     def apply(self, values: Array) -> Array:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from everlearn.discovery.features import Array, Rows
+from everlearn.discovery.ensemble import Ensemble
+from everlearn.discovery.features import Array
 from everlearn.discovery.masks import Mask, Masker, MoleculeMasker, Part, masker_of
 from everlearn.discovery.search import Proposal, Search
-from everlearn.discovery.surrogate import Surrogate
 from everlearn.discovery.words import words
 from everlearn.explainers.otsu import otsu_threshold
 from everlearn.metrics.verdict import verdict
@@ -103,11 +103,12 @@ def explain(search: Search, proposals: Sequence[Proposal], k: int = 0) -> list[R
             for _ in proposals
         ]
     masker = masker_of(search.featuriser, search.pool.candidates, search.config.seed)
+    without = _Without(search, proposals, k)
     reasons = []
     for each in proposals:
         rng = np.random.default_rng([search.config.seed, each.row])
         effects = _effects(search, masker, each, k)
-        cases_for, cases_against, cases_check = _cases(search, each, k, rng)
+        cases_for, cases_against, cases_check = _cases(search, each, k, without)
         reason = Reason(
             effects, cases_for, cases_against, _parts_check(search, masker, each, effects, k, rng), cases_check,
             _weights(search, masker, each, effects, k) if isinstance(masker, MoleculeMasker) else [],
@@ -177,7 +178,7 @@ def _weights(search: Search, masker: MoleculeMasker, proposal: Proposal, effects
 
 
 def _cases(
-    search: Search, proposal: Proposal, k: int, rng: np.random.Generator
+    search: Search, proposal: Proposal, k: int, without: _Without
 ) -> tuple[list[Case], list[Case], Check | None]:
     rows, means, _ = search.values(k)
     surrogate, z = search.surrogate(k), search.z(k)
@@ -194,10 +195,10 @@ def _cases(
     best = [int(i) for i in order[:_NAMED] if values[i] > 0]
     worst = [int(i) for i in order[::-1][:_NAMED] if values[i] < 0]
     named = [int(kept[i]) for i in best]
-    return [case(i) for i in best], [case(i) for i in worst], _cases_check(search, proposal, named, k, rng)
+    return [case(i) for i in best], [case(i) for i in worst], without.check(proposal, named)
 
 
-def _shapley(surrogate: Surrogate, row: int, rows: Array, z: Array, wanted: float) -> Array:
+def _shapley(surrogate: Ensemble, row: int, rows: Array, z: Array, wanted: float) -> Array:
     """Values by distances of the kernel: rows of its Cholesky factor are features with just these distances."""
     both = np.append(rows, row)
     K = torch.as_tensor(surrogate.similarity(both, both)) + 1e-6 * torch.eye(len(both), dtype=torch.float64)
@@ -208,21 +209,25 @@ def _shapley(surrogate: Surrogate, row: int, rows: Array, z: Array, wanted: floa
     )[0].numpy()
 
 
-def _cases_check(
-    search: Search, proposal: Proposal, named: list[int], k: int, rng: np.random.Generator
-) -> Check | None:
-    rows, _, times = search.values(k)
-    z = search.z(k)
-    if not named or len(rows) < 2 * len(named) + 2:
-        return None
+class _Without:
+    """Expected z of the proposals, learned without some of what is measured; random choices serve all proposals."""
 
-    def change(left_out: Sequence[int] | Rows) -> float:
-        keep = np.setdiff1d(np.arange(len(rows)), left_out)
-        other = Surrogate(search.features, search.surrogate(k).settings)
-        other.fit(np.asarray(rows)[keep], z[keep], times[keep], refit=False)
-        return abs(float(other.predict([proposal.row])[0][0]) - whole)
+    def __init__(self, search: Search, proposals: Sequence[Proposal], k: int) -> None:
+        self._search, self._k = search, k
+        self._rows = [each.row for each in proposals]
+        self._random: dict[int, Array] = {}
 
-    whole = _expected(search, proposal, k)
-    random = [change(rng.choice(len(rows), len(named), replace=False)) for _ in range(_RANDOM)]
-    found = change(named)
-    return Check(found, tuple(random), verdict(found, random))
+    def check(self, proposal: Proposal, named: list[int]) -> Check | None:
+        """What leaving out the named places changes, beside as many at random."""
+        measured = len(self._search.values(self._k)[0])
+        if not named or measured < 2 * len(named) + 2:
+            return None
+        model = self._search.surrogate(self._k)
+        if len(named) not in self._random:
+            rng = np.random.default_rng([self._search.config.seed, len(named)])
+            sets = [rng.choice(measured, len(named), replace=False) for _ in range(_RANDOM)]
+            self._random[len(named)] = np.array([model.without(each, self._rows) for each in sets])
+        whole = _expected(self._search, proposal, self._k)
+        random = [float(abs(z - whole)) for z in self._random[len(named)][:, self._rows.index(proposal.row)]]
+        found = abs(float(model.without(np.array(named), [proposal.row])[0]) - whole)
+        return Check(found, tuple(random), verdict(found, random))

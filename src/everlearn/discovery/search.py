@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
-from everlearn.discovery.acquisition import believer_batch, normal_scores, spread_batch
-from everlearn.discovery.columns import ColumnFeaturiser
-from everlearn.discovery.compositions import CompositionFeaturiser
+from everlearn.discovery.acquisition import believer_batch, border, normal_scores, spread_batch
 from everlearn.discovery.config import CampaignConfig, Limit
+from everlearn.discovery.ensemble import Ensemble, forest_table
 from everlearn.discovery.features import Array, Features, Rows
-from everlearn.discovery.molecules import MoleculeFeaturiser
+from everlearn.discovery.featurisers import featuriser_of
 from everlearn.discovery.numbers import common_unit, missing, number
+from everlearn.discovery.pareto import undominated, weighed
 from everlearn.discovery.pool import Measurement, Pool
+from everlearn.discovery.scores import Scores
 from everlearn.discovery.surrogate import Surrogate
 
-Featuriser = MoleculeFeaturiser | CompositionFeaturiser | ColumnFeaturiser
 _FIT = 256  # measured rows that the surrogate's parameters are fitted on; all are learned from
 _FEWEST = 3  # distinct candidates with distinct values, below which nothing can be learned
 _INTERVAL = float(norm.ppf(0.9))  # an 80 % interval
@@ -81,7 +81,8 @@ class Search:
         self.features: Features = self.featuriser.pool
         self.row = {candidate.name: i for i, candidate in enumerate(pool.candidates)}
         self.signs = np.array([-1.0 if target.minimise else 1.0 for target in config.targets])
-        self._surrogates: dict[int, Surrogate] = {}
+        self._table = forest_table(self.features)
+        self._surrogates: dict[int, Ensemble] = {}
         self._learned: str | None = None
 
     def learn(
@@ -122,8 +123,8 @@ class Search:
         means = np.array([float(np.mean(self.known[k][row])) for row in rows])
         return rows, means, np.array([float(len(self.known[k][row])) for row in rows])
 
-    def surrogate(self, k: int = 0) -> Surrogate:
-        """The fitted surrogate of target k; larger z is better."""
+    def surrogate(self, k: int = 0) -> Ensemble:
+        """What is expected of target k; larger z is better."""
         return self._surrogates[k]
 
     def open_rows(self) -> Rows:
@@ -164,15 +165,15 @@ class Search:
     def in_units(self, k: int, z: Array, deviation: Array) -> list[Outlook]:
         """Medians and intervals, calibrated on the measured candidates, in the target's unit."""
         width = _INTERVAL * self.calibration(k)["stretch"] * np.sqrt(deviation**2 + self._surrogates[k].noise)
-        middle, low, high = (self.signs[k] * self._value(k, z + side * width) for side in (0, -1, 1))
+        middle, low, high = (self.value(k, z + side * width) for side in (0, -1, 1))
         return [
             Outlook(float(m), float(min(a, b)), float(max(a, b)), float(zi), float(d))
             for m, a, b, zi, d in zip(middle, low, high, z, deviation)
         ]
 
     def value(self, k: int, z: Array) -> Array:
-        """Normal scores as values, in the target's unit."""
-        return np.asarray(self.signs[k] * self._value(k, z))
+        """Scores as values, in the target's unit."""
+        return self.scores(k).units(z)
 
     def notes(self) -> list[str]:
         """What a person should know before trusting the batch."""
@@ -206,23 +207,33 @@ class Search:
             "correlation": float(np.mean((mean - mean.mean()) * (z - z.mean())) / spread) if spread > 0 else 0.0,
         }
 
-    def _fitted(self, k: int) -> Surrogate:
-        rows, means, times = self.values(k)
-        z = normal_scores(self.signs[k] * means)
-        surrogate = Surrogate(self.features)
+    def _fitted(self, k: int) -> Ensemble:
+        rows, _, times = self.values(k)
+        z = self.z(k)
+        process = Surrogate(self.features)
         part = _part(z)
-        surrogate.fit(np.asarray(rows)[part], z[part], times[part])
+        process.fit(np.asarray(rows)[part], z[part], times[part])
         if len(part) < len(rows):
-            surrogate.fit(rows, z, times, refit=False)
-        return surrogate
+            process.fit(rows, z, times, refit=False)
+        return Ensemble(process, self._table, np.asarray(rows), z, times, self.config.seed)
+
+    def scores(self, k: int = 0) -> Scores:
+        """The scale that target k is learned on."""
+        return Scores(self.values(k)[1], float(self.signs[k]))
 
     def z(self, k: int = 0) -> Array:
-        """Normal scores of the measured values of target k; larger is better."""
-        return normal_scores(self.signs[k] * self.values(k)[1])
+        """Scores of the measured values of target k; larger is better."""
+        return self.scores(k).z
 
     def _best(self, rows: Rows, n: int) -> list[int]:
         k = next(iter(self._surrogates))
-        return believer_batch(self._surrogates[k], rows, self._bonus(rows), _level(self.z(k)), n, self.pending)
+        return self._believed(self._surrogates[k], self.z(k), rows, self._bonus(rows), n, self.pending)
+
+    def _believed(
+        self, model: Surrogate | Ensemble, z: Array, rows: Rows, bonus: Array, n: int, pending: list[int]
+    ) -> list[int]:
+        level = border(*model.predict(rows), z, self.config.share * len(self.features))
+        return believer_batch(model, rows, bonus, level, n, pending)
 
     def _pareto(self, rows: Rows, n: int) -> list[int]:
         """ParEGO (Knowles 2006): each place of the batch weighs the targets anew, seeded by what is known."""
@@ -236,22 +247,20 @@ class Search:
         surrogate = Surrogate(self.features)
         for step in range(min(n, len(rows))):
             weights = rng.dirichlet(np.ones(z.shape[1]))
-            worth = normal_scores((weights * (z - z.max(0))).min(1) + 0.05 * (weights * z).sum(1))
+            worth = normal_scores(weighed(z, weights))
             part = _part(worth)
             if step == 0:
                 surrogate.fit(np.asarray(full)[part], worth[part])
             surrogate.fit(full, worth, refit=False)
             free = ~np.isin(rows, chosen)
-            chosen += believer_batch(surrogate, rows[free], bonus[free], _level(worth), 1, self.pending + chosen)
+            chosen += self._believed(surrogate, worth, rows[free], bonus[free], 1, self.pending + chosen)
         return chosen
 
     def front(self) -> list[int]:
         """Measured rows that no other measured row beats in every target."""
         full = [row for row in self.tried if all(row in known for known in self.known)]
         table = np.array([[np.mean(known[row]) for known in self.known] for row in full]).reshape(len(full), -1)
-        table = table * self.signs[: table.shape[1]]
-        beaten = [bool(((table >= each).all(1) & (table > each).any(1)).any()) for each in table]
-        return [row for row, lost in zip(full, beaten) if not lost]
+        return [full[i] for i in undominated(table * self.signs[: table.shape[1]])]
 
     def _bonus(self, rows: Rows) -> Array:
         """Log probability that limits on targets are kept, minus log cost."""
@@ -261,7 +270,7 @@ class Search:
             if limit.column in names and names.index(limit.column) in self._surrogates:
                 k = names.index(limit.column)
                 z, deviation = self._surrogates[k].predict(rows)
-                edge = self._edge(k, limit.bound)
+                edge = self.scores(k).of(limit.bound)
                 upward = (limit.sign == ">=") == (self.signs[k] > 0)
                 side = (z - edge) / np.sqrt(deviation**2 + self._surrogates[k].noise)
                 bonus += norm.logcdf(side if upward else -side)
@@ -269,22 +278,6 @@ class Search:
             cost = self._column(self.config.cost)[rows]
             bonus -= np.log(np.where(cost > 0, cost, np.nanmedian(cost[cost > 0]) if (cost > 0).any() else 1.0))
         return bonus
-
-    def _value(self, k: int, z: Array) -> Array:
-        """From normal scores back to (signed) values; beyond the measured ones, straight on."""
-        known_z, index = np.unique(self.z(k), return_index=True)
-        known = (self.signs[k] * self.values(k)[1])[index]
-        inside = np.interp(z, known_z, known)
-        quarter = max(1, len(known) // 4)
-        up = (known[-1] - known[-1 - quarter]) / (known_z[-1] - known_z[-1 - quarter])
-        down = (known[quarter] - known[0]) / (known_z[quarter] - known_z[0])
-        return inside + up * np.maximum(z - known_z[-1], 0) + down * np.minimum(z - known_z[0], 0)
-
-    def _edge(self, k: int, bound: float) -> float:
-        """The normal score of a bound."""
-        values = self.signs[k] * self.values(k)[1]
-        order = np.argsort(values)
-        return float(np.interp(self.signs[k] * bound, values[order], self.z(k)[order], left=-3.0, right=3.0))
 
     def _chance(self, outlooks: dict[str, list[Outlook]], i: int) -> float | None:
         if len(self.config.targets) > 1:
@@ -302,16 +295,6 @@ class Search:
         return Proposal(candidate.name, candidate.text, int(row), outlook, chance, why)
 
 
-def featuriser_of(pool: Pool, folder: Path | None) -> Featuriser:
-    """What turns this pool's candidates into features."""
-    if pool.inputs == "columns":
-        return ColumnFeaturiser(pool.columns, [candidate.cells for candidate in pool.candidates])
-    texts = [candidate.text for candidate in pool.candidates]
-    if pool.inputs == "composition":
-        return CompositionFeaturiser(texts)
-    return MoleculeFeaturiser(texts, None if folder is None else folder / "features.npz")
-
-
 def _part(z: Array) -> Rows:
     """The best half and an even spread of the rest, where there are too many to fit parameters on."""
     if len(z) <= _FIT:
@@ -319,11 +302,6 @@ def _part(z: Array) -> Rows:
     order = np.argsort(-z, kind="stable")
     rest = order[_FIT // 2 :]
     return np.concatenate([order[: _FIT // 2], rest[np.linspace(0, len(rest) - 1, _FIT // 2).round().astype(int)]])
-
-
-def _level(z: Array) -> float:
-    """What to improve on: many good candidates are wanted, not the single best, so the border of the best twentieth."""
-    return float(np.quantile(z, 0.95))
 
 
 def _keeps(values: Array, limit: Limit) -> NDArray[np.bool_]:

@@ -85,12 +85,10 @@ def main() -> None:
                     row = run(source, *key[2:], Path(place))
                 known[key] = dict(zip(KEYS, key)) | row | {"torch": torch.__version__}
                 append_rows(args.results, [known[key]])
-            print(
-                f"{key[2]}, {key[4]}, seed {key[5]}: {known[key]['average_accuracy']:.1%}", file=sys.stderr, flush=True
-            )
-    print(
-        f"| {name}, memory {args.memory}, {args.seeds} seeds | one process, batch 20 | two, batch 10 each | difference |"
-    )
+            accuracy = known[key]["average_accuracy"]
+            print(f"{key[2]}, {key[4]}, seed {key[5]}: {accuracy:.1%}", file=sys.stderr, flush=True)
+    title = f"{name}, memory {args.memory}, {args.seeds} seeds"
+    print(f"| {title} | one process, batch 20 | two, batch 10 each | difference |")
     print("|---|---|---|---|")
     for method in args.methods.split(","):
         both = [

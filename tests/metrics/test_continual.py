@@ -9,6 +9,7 @@ from everlearn.metrics.continual import (
     backward_transfer,
     forgetting,
     forward_transfer,
+    measures,
     worst_case_accuracy,
 )
 
@@ -39,6 +40,18 @@ def test_forward_transfer_needs_tasks_measured_before_they_are_learned():
         forward_transfer(full, [0.1, 0.2])
     with pytest.raises(SettingError, match="the last task was not measured"):
         worst_case_accuracy([[0.5, None], [0.5, None]])
+
+
+def test_all_by_name():
+    found = measures(MATRIX)
+    assert found == {
+        "average_accuracy": average_accuracy(MATRIX), "anytime_accuracy": anytime_accuracy(MATRIX),
+        "forgetting": forgetting(MATRIX), "backward_transfer": backward_transfer(MATRIX),
+        "worst_case_accuracy": worst_case_accuracy(MATRIX), "forward_transfer": None,
+    }  # fmt: skip
+    full = [[0.8, 0.3, 0.2], [0.9, 0.6, 0.4], [0.3, 0.5, 0.7]]
+    assert measures(full, 0.1)["forward_transfer"] == pytest.approx((0.2 + 0.3) / 2)
+    assert set(measures([]).values()) == {None}
 
 
 def test_negative_forgetting_is_kept():

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from everlearn.metrics.continual import measures
+
 # Average accuracy after the last task, %: Mai et al. 2021 (arXiv 2103.13885), Table 1, by memory size.
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
     "CIFAR-10": {
@@ -55,7 +57,8 @@ def summary(rows: Sequence[dict[str, Any]], dataset: str | None = None) -> list[
     -------
     list of dict
         name, memory, seeds (how many), accuracy and interval (means over seeds in %, the interval's half width by
-        Student's t at 95 %, None for one seed), forgetting (%), seconds, forwards_per_sample, published (% or None).
+        Student's t at 95 %, None for one seed), forgetting, anytime_accuracy and worst_case_accuracy (%), seconds,
+        forwards_per_sample, published (% or None).
 
     Examples
     --------
@@ -79,6 +82,7 @@ def summary(rows: Sequence[dict[str, Any]], dataset: str | None = None) -> list[
                 "accuracy": round(statistics.mean(accuracies), 2),
                 "interval": round(_half_width(accuracies), 2) if len(group) > 1 else None,
                 "forgetting": round(100 * statistics.mean(row["forgetting"] for row in group), 2),
+                **{name: _mean_of(name, group) for name in ("anytime_accuracy", "worst_case_accuracy")},
                 "seconds": round(statistics.median(row["seconds"] for row in group), 1),
                 "forwards_per_sample": round(statistics.mean(row["forwards_per_sample"] for row in group), 1),
                 "published": published.get(name.removesuffix(", averaged"), {}).get(memory),
@@ -93,19 +97,21 @@ def as_markdown(found: Sequence[dict[str, Any]]) -> str:
     Examples
     --------
     >>> entry = dict(name="ER", memory=200, seeds=1, accuracy=21.0, interval=None, forgetting=50.0, seconds=9.0,
-    ...              forwards_per_sample=6.0, published=22.4)
+    ...              forwards_per_sample=6.0, published=22.4, anytime_accuracy=40.0, worst_case_accuracy=None)
     >>> print(as_markdown([entry]).splitlines()[2])
-    | ER | 200 | 21.0 | 22.4 | 50.0 | 1 | 9.0 | 6.0 |
+    | ER | 200 | 21.0 | 22.4 | 50.0 | 40.0 | – | 1 | 9.0 | 6.0 |
     """
     lines = [
-        "| method | memory | accuracy, % | published | forgetting, % | seeds | seconds | forwards per sample |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | memory | accuracy, % | published | forgetting, % | anytime, % | worst case, % | seeds | seconds "
+        "| forwards per sample |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for e in found:
         accuracy = f"{e['accuracy']:.1f}" + (f" ± {e['interval']:.1f}" if e["interval"] is not None else "")
         published = f"{e['published']:.1f}" if e["published"] is not None else "–"
         lines.append(
-            f"| {e['name']} | {e['memory']} | {accuracy} | {published} | {e['forgetting']:.1f} | {e['seeds']} "
+            f"| {e['name']} | {e['memory']} | {accuracy} | {published} | {e['forgetting']:.1f} "
+            f"| {_cell(e['anytime_accuracy'])} | {_cell(e['worst_case_accuracy'])} | {e['seeds']} "
             f"| {e['seconds']:.1f} | {e['forwards_per_sample']:.1f} |"
         )
     return "\n".join(lines)
@@ -122,6 +128,17 @@ def machine() -> dict[str, Any]:
         cpu = names[0] if names else cpu
     known = {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
     return known | {"python": platform.python_version()}
+
+
+def _mean_of(name: str, rows: Sequence[dict[str, Any]]) -> float | None:
+    """A measure of the accuracy matrices in %, the mean over rows."""
+    found = [measures(row["accuracy_matrix"])[name] for row in rows if "accuracy_matrix" in row]
+    known = [value for value in found if value is not None]
+    return round(100 * statistics.mean(known), 2) if known else None
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _half_width(values: Sequence[float]) -> float:

@@ -73,7 +73,8 @@ def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
         begun = time.perf_counter()
         with show.learning(method, quiet=json) as moment:
             learn_stream(opened, moment)
-        result = show.result(opened, time.perf_counter() - begun, opened.progress.step)
+        done = opened.progress
+        result = show.result(opened, time.perf_counter() - begun, done.step, done.samples_seen)
     if not json:
         show.matrix_table(result["accuracy_matrix"], f"{method}: accuracy on each task after each task, %")
     return result

@@ -33,7 +33,10 @@ def evaluate(
     for name, row in result["classes"].items():
         table.add_row(name, str(row["samples"]), f"{100 * row['accuracy']:.1f}")
     show.console.print(table)
-    show.console.print(f"accuracy [bold]{result['accuracy']:.1%}[/] on {result['samples']} samples: {result['part']}")
+    error = f"calibration error {result['calibration_error']:.3f}"
+    show.console.print(
+        f"accuracy [bold]{result['accuracy']:.1%}[/], {error}, on {result['samples']} samples: {result['part']}"
+    )
     if result["unknown_classes"]:
         show.console.print(f"[yellow]never learned, so never predicted: {', '.join(result['unknown_classes'])}[/]")
     if result["quarantined"]:

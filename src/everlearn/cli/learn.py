@@ -27,6 +27,7 @@ from everlearn.runs.choose import Chosen, choose, look
 from everlearn.runs.choose_text import choose_text
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import EXPECTED, Log, check_log, open_log
+from everlearn.runs.scenario import SCENARIOS, parse
 from everlearn.scaling.processes import launch, together
 
 SOURCES = (
@@ -40,7 +41,7 @@ _RUN = (
     "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner "
     "(--into under torchrun, which takes --run for an option of its own)"
 )
-_OF_DATA = ("holdout", "labels", "columns", "root")
+_OF_DATA = ("holdout", "labels", "columns", "root", "shifts", "long_tailed", "wrong_labels")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")
 
 
@@ -61,7 +62,7 @@ def learn(
     classifier: Annotated[str | None, Option(help="linear, or ncm: nearest class mean over memory")] = None,
     precision: Annotated[str | None, Option(help="auto, float32 or bfloat16")] = None,
     set_: Annotated[list[str] | None, Option("--set", help="a setting of the method, NAME=VALUE; repeatable")] = None,
-    scenario: Annotated[str | None, Option(help="class (default), time, site, task, blurred or shuffled")] = None,
+    scenario: Annotated[str | None, Option(help=SCENARIOS)] = None,
     tasks: Annotated[int | None, Option(help="number of tasks; chosen, 5 at most")] = None,
     order: Annotated[str | None, Option(help="of classes: natural (default) or seeded")] = None,
     watch: Annotated[Path | None, Option(help="learn files as they arrive in this folder, DIR/CLASS/file")] = None,
@@ -99,7 +100,10 @@ def learn(
     of_learner |= _given(options={k: _value(v) for k, v in _pairs(set_, "--set").items()} or None)
     data = _given(size=size, channels=channels, holdout=holdout, root=_text(root), labels=_text(labels))
     data |= _given(columns=_pairs(column, "--column") or None)
-    stream = _given(scenario=scenario, tasks=tasks, order=order, batch=batch)
+    stream = _given(tasks=tasks, order=order, batch=batch)
+    if scenario is not None:
+        of_data, of_stream = parse(scenario)
+        data, stream = data | of_data, stream | of_stream
     rest = _given(seed=seed, workers=workers, checkpoint_every=checkpoint_every)
     rest |= {"alarms": False} if no_alarms else {}
     begun, several = time.perf_counter(), processes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -141,17 +145,17 @@ def learn(
 def _learn(opened: Run, prepared: Prepared | None, log: str | None, begun: float, json: bool, quiet: bool) -> None:
     """Learn, show it, log it, and print what it amounts to, unless another process does."""
     with opened, open_log(log, opened, show.warn) if log else nullcontext() as logged:
-        steps_before = opened.progress.step
+        before = opened.progress.step, opened.progress.samples_seen
         try:
             with show.learning(quiet=json or quiet) as moment:
                 learn_stream(opened, _both(moment, logged), prepared)
         except KeyboardInterrupt:
             if not opened.config.parts[opened.progress.part].data.watch:
                 raise
-            show.learned(_result(opened, begun, steps_before), opened, json)  # how watching always ends
+            show.learned(_result(opened, begun, *before), opened, json)  # how watching always ends
             raise
         if not quiet:
-            show.learned(_result(opened, begun, steps_before), opened, json)
+            show.learned(_result(opened, begun, *before), opened, json)
 
 
 def _both(shown: Callable[[Moment], None], logged: Log | None) -> Callable[[Moment], None]:
@@ -163,8 +167,9 @@ def _both(shown: Callable[[Moment], None], logged: Log | None) -> Callable[[Mome
     return both
 
 
-def _result(run: Run, begun: float, steps_before: int) -> dict[str, Any]:
-    return show.result(run, time.perf_counter() - begun, run.progress.step - steps_before)
+def _result(run: Run, begun: float, steps: int, samples: int) -> dict[str, Any]:
+    progress = run.progress
+    return show.result(run, time.perf_counter() - begun, progress.step - steps, progress.samples_seen - samples)
 
 
 def _chosen(

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from everlearn.metrics.continual import average_accuracy, forgetting
+from everlearn.metrics.continual import measures
 from everlearn.runs import Moment, Run
 
 console = Console(stderr=True, highlight=False)
@@ -57,13 +57,15 @@ def warn(text: str) -> None:
     console.print(f"[yellow]{escape(text)}[/]")
 
 
-def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
-    """What a learned run amounts to; keys as README has them."""
+def result(run: Run, seconds: float, steps: int, samples: int) -> dict[str, Any]:
+    """What a learned run amounts to; ``steps`` and ``samples`` were learned in these ``seconds``.
+
+    Forward transfer is against guessing among the run's classes.
+    """
     matrix = run.progress.matrix
     return {
         "method": run.config.learner.method,
-        "average_accuracy": average_accuracy(matrix) if matrix else None,
-        "forgetting": forgetting(matrix) if matrix else None,
+        **measures(matrix, 1 / max(1, len(run.journal.class_names()))),
         "accuracy_before_learning": accuracy_before_learning(run),
         "alarms": [
             {"step": row["step"], "kind": row["kind"], **json_.loads(row["detail"])} for row in run.journal.alarms()
@@ -74,6 +76,8 @@ def result(run: Run, seconds: float, steps: int) -> dict[str, Any]:
         "steps": run.progress.step,
         "steps_per_second": round(steps / seconds, 2) if seconds else None,
         "seconds": round(seconds, 2),
+        "seconds_per_sample": round(seconds / samples, 6) if samples else None,
+        "memory_bytes": run.memory_bytes,
         "seed": run.config.seed,
         "run": str(run.path),
         "versions": versions(),
@@ -103,12 +107,16 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
     if result["accuracy_matrix"]:
         matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
         mean = f"[bold]{result['average_accuracy']:.1%}[/]"
-        measured = f"average accuracy {mean}, forgetting {result['forgetting']:.1%}, "
+        measured = f"average accuracy {mean}"
+        for name in ("forgetting", "anytime_accuracy", "worst_case_accuracy", "backward_transfer", "forward_transfer"):
+            if result[name] is not None:
+                measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:.1%}"
+        measured += "\n"
     if result["accuracy_before_learning"] is not None:
-        measured += f"before learning {result['accuracy_before_learning']:.1%}, "
+        measured += f"accuracy before learning {result['accuracy_before_learning']:.1%}, "
     console.print(
         f"{measured}{result['samples_seen']} samples in {result['seconds']:.1f} s "
-        f"({result['steps_per_second']} steps/s)"
+        f"({result['steps_per_second']} steps/s), memory {result['memory_bytes'] / 2**10:,.0f} KiB"
     )
     if result["quarantined"]:
         console.print(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from everlearn.data.pictures import Chosen
 from everlearn.data.source import Source
 from everlearn.errors import SettingError
 
@@ -184,6 +185,7 @@ def select(source: Source, keep: NDArray[np.int64], name: str) -> Source:
         tasks=None if source.tasks is None else source.tasks[keep],
         sites=None if source.sites is None else source.sites[keep],
         patients=None if source.patients is None else source.patients[keep],
+        regions=None if source.regions is None else source.regions.select(keep, Chosen(source.regions.pictures, keep)),
     )
 
 

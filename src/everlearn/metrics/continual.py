@@ -6,7 +6,7 @@ tasks that are still to come. T is the number of tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from everlearn.errors import SettingError
 
@@ -128,6 +128,37 @@ def worst_case_accuracy(matrix: Matrix) -> float:
     if last is None:
         raise SettingError("the last task was not measured after it was learned; expected its accuracy in the last row")
     return _mean([last, *lows])
+
+
+def measures(matrix: Matrix, baseline: float | Sequence[float] = 0.0) -> dict[str, float | None]:
+    """All of the measures by their names; None for one that the matrix does not give.
+
+    Parameters
+    ----------
+    matrix : sequence of rows
+        Of no task yet, or of some.
+    baseline : float or sequence of float
+        As for `forward_transfer`.
+
+    Examples
+    --------
+    >>> found = measures([[0.9, None], [0.5, 0.7]])
+    >>> found["average_accuracy"], found["backward_transfer"], found["forward_transfer"]
+    (0.6, -0.4, None)
+    """
+    found: dict[str, float | None] = {}
+    for measure in (average_accuracy, anytime_accuracy, forgetting, backward_transfer, worst_case_accuracy):
+        found[measure.__name__] = _if_given(measure, matrix)
+    before = len(matrix) > 1 and any(matrix[j - 1][j] is not None for j in range(1, min(len(matrix), len(matrix[0]))))
+    found["forward_transfer"] = forward_transfer(matrix, baseline) if before else None
+    return found
+
+
+def _if_given(measure: Callable[[Matrix], float], matrix: Matrix) -> float | None:
+    try:
+        return measure(matrix)
+    except SettingError:
+        return None
 
 
 def _rows(matrix: Matrix) -> list[list[float | None]]:

@@ -18,7 +18,7 @@ from everlearn.data import load
 from everlearn.errors import RunError
 from everlearn.explainers import Evidence, Explanation, explain
 from everlearn.learners import Learner
-from everlearn.metrics.continual import average_accuracy, forgetting
+from everlearn.metrics.continual import measures
 from everlearn.report import pictures, texts
 from everlearn.runs import Run
 
@@ -192,16 +192,16 @@ def _result(run: Run) -> dict[str, Any]:
     return {
         "method": run.config.learner.method,
         "matrix": matrix,
-        "average_accuracy": average_accuracy(matrix) if matrix else None,
-        "forgetting": forgetting(matrix) if matrix else None,
+        **measures(matrix),
         "samples": run.progress.samples_seen,
         "steps": len(steps),
     }
 
 
 def _curve(run: Run) -> list[float]:
-    rows = [[value for value in row if value is not None] for row in run.progress.matrix]
-    return [sum(row) / len(row) for row in rows]
+    matrix = run.progress.matrix  # of the tasks learned so far
+    rows = [[value for value in row[: i + 1] if value is not None] for i, row in enumerate(matrix)]
+    return [sum(row) / max(1, len(row)) for row in rows]
 
 
 def _counts(learner: Learner) -> list[int]:

@@ -14,6 +14,7 @@ from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Group, Learner
 from everlearn.models import OURS, Model, build_model, build_text_model
 from everlearn.runs.config import Config, DataConfig, StreamConfig
+from everlearn.runs.scenario import altered
 
 
 def build_source(
@@ -75,12 +76,12 @@ def build_source(
         return source
     _check_kind(config, source)
     if source.text:
-        return source
+        return source if spec else altered(source, settings, config.seed)
     if size is None and not ours and max(source.shape[1:]) > 224:
         source = open_at(224)  # what the backbones were made for
     if size is None and ours and max(source.shape[1:]) > 64:
         source = open_at(64)  # the small networks keep full resolution in their first stage
-    return source
+    return source if spec else altered(source, settings, config.seed)
 
 
 def build_stream(config: Config, source: Source, part: StreamConfig | None = None) -> Stream:
@@ -92,11 +93,13 @@ def build_stream(config: Config, source: Source, part: StreamConfig | None = Non
         case "time":
             return data.by_time(source, settings.tasks)
         case "site":
-            return data.by_site(source)
+            return data.by_site(source, seed=seed)
         case "task":
-            return data.by_task(source)
+            return data.by_task(source, seed=seed)
         case "blurred":
-            return data.blurred(source, settings.tasks, seed=seed)
+            return data.blurred(source, settings.tasks, settings.blur, seed, settings.order)
+        case "domain":
+            return data.by_task(source, seed=seed)
         case "shuffled":
             return data.shuffled(source, seed=seed)
 

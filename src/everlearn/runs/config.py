@@ -27,6 +27,9 @@ class DataConfig(_Part):
     root: str | None = Field(None, description="folder of torchvision's and MedMNIST's files")
     labels: str | None = Field(None, description="label CSV of a DICOM folder")
     columns: dict[str, str] = Field(default_factory=dict, description="names of a manifest's columns")
+    shifts: list[str] = Field(default_factory=list, description="domains that samples are dealt to, as by `domains`")
+    long_tailed: float | None = Field(None, ge=1, description="samples of the first class over those of the last")
+    wrong_labels: float | None = Field(None, ge=0, le=1, description="share of the labels to learn that is made wrong")
 
     @property
     def of_texts(self) -> bool:
@@ -37,9 +40,10 @@ class DataConfig(_Part):
 class StreamConfig(_Part):
     """In which order samples come."""
 
-    scenario: Literal["class", "time", "site", "task", "blurred", "shuffled"] = "class"
+    scenario: Literal["class", "time", "site", "task", "blurred", "shuffled", "domain"] = "class"
     tasks: int = Field(5, ge=1)
     order: Literal["natural", "seeded"] = "natural"
+    blur: float = Field(0.1, ge=0, description="of the scenario blurred, in lengths of a task")
     batch: int = Field(10, ge=1)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from everlearn.data import Source, load
 from everlearn.errors import DataError
+from everlearn.metrics.calibration import calibration_error
 from everlearn.runs.build import build_source
 from everlearn.runs.run import Run
 
@@ -30,23 +32,29 @@ def evaluate_source(run: Run, spec: str, chunk: int = 1000) -> dict[str, Any]:
     Returns
     -------
     dict
-        run, source, step, part (which samples were taken), samples, accuracy, classes, unknown_classes, quarantined.
+        run, source, step, part (which samples were taken), samples, accuracy, calibration_error (0 to 1), classes,
+        unknown_classes, quarantined.
     """
     learner = run.learner()
     source, indices, part = _taken(run, spec)
     names = run.journal.class_names()
     right = np.zeros(len(source.class_names), dtype=np.int64)
     total = np.zeros_like(right)
+    probabilities: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
     read = 0
     for start in range(0, len(indices), chunk):
         inputs, labels, _ = load(source, indices[start : start + chunk])
         read += len(labels)
         if not len(labels):
             continue
-        predicted = [names[code] for code in learner.predict(inputs).labels.tolist()]
-        for label, name in zip(labels.tolist(), predicted):
-            total[label] += 1
-            right[label] += source.class_names[label] == name
+        said = learner.predict(inputs)
+        column = {names[code]: i for i, code in enumerate(said.codes)}
+        targets.append(torch.tensor([column.get(source.class_names[label], -1) for label in labels.tolist()]))
+        probabilities.append(said.probabilities.float().cpu())
+        hit = (probabilities[-1].argmax(1) == targets[-1]).numpy()
+        total += np.bincount(labels, minlength=len(total))
+        right += np.bincount(labels[hit], minlength=len(right))
     if read == 0:
         raise DataError(f"no sample of {spec} could be read ({part})")
     learned = {names[code] for code in learner.classes.codes}
@@ -60,6 +68,7 @@ def evaluate_source(run: Run, spec: str, chunk: int = 1000) -> dict[str, Any]:
         "part": part,
         "samples": read,
         "accuracy": float(right.sum() / read),
+        "calibration_error": calibration_error(torch.cat(probabilities), torch.cat(targets)),
         "classes": classes,
         "unknown_classes": [name for name in source.class_names if name not in learned],
         "quarantined": len(indices) - read,

@@ -15,6 +15,7 @@ from everlearn.runs.build import build_learner, build_source, build_stream, buil
 from everlearn.runs.config import Config, Continuation
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.run import Run
+from everlearn.runs.scenario import altered
 from everlearn.runs.session import Moment, Session, accuracy
 from everlearn.runs.watch import Watch
 
@@ -37,7 +38,9 @@ def prepare(config: Config, source: Source | None = None, group: Group | None = 
     """
     if config.data.of_texts and any(part.data.watch for part in config.parts):
         raise SettingError("pictures can be watched, texts cannot; leave --watch out")
-    streams: list[Stream | None] = [build_stream(config, source)] if source else build_streams(config)
+    streams: list[Stream | None] = (
+        [build_stream(config, altered(source, config.data, config.seed))] if source else build_streams(config)
+    )
     shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
     if shape is None:
         raise SettingError("a folder that is only watched has no pictures yet to see: give --size and --channels")

@@ -140,6 +140,12 @@ class Run:
             )
         return tuple(self._tensors["memory.inputs"].shape[1:])  # type: ignore[return-value]
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of what is remembered, as of the last checkpoint."""
+        held = [tensor for name, tensor in self._tensors.items() if name.startswith("memory.")]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
     def save(self, learner: Learner) -> Path:
         """Make the journal durable, then write a checkpoint; of several processes all call it and the first writes."""
         self.journal.commit()

@@ -174,11 +174,12 @@ class Session:
             self.run.save(self.learner)
 
     def _evaluate(self, stream: Stream, number: int) -> list[float | None]:
-        """Accuracy on every task of the streams so far; tasks to come are left out where borders are known."""
+        """Accuracy on every task of the streams so far; of tasks to come where their classes are all known."""
         row: list[float | None] = []
         for each in filter(None, self.streams[: self.progress.part + 1]):
             for task, indices in enumerate(each.tests(), each.first_task):
-                reached = task <= number or not stream.borders
+                known = set(each.labels(indices).tolist()) <= set(self.learner.classes.codes)
+                reached = task <= number or not stream.borders or known
                 measured = len(indices) > 0 and reached and self.learner.classes.codes
                 row.append(accuracy(self.learner, each, indices) if measured else None)
         return row
@@ -203,7 +204,8 @@ class Session:
 
     def _moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
         evaluated, self.evaluated = self.evaluated, False
-        measured = [value for value in (self.progress.matrix[-1] if self.progress.matrix else []) if value is not None]
+        matrix = self.progress.matrix
+        measured = [value for value in (matrix[-1][: len(matrix)] if matrix else []) if value is not None]
         mean = sum(measured) / len(measured) if measured else None
         return Moment(position, total, self.progress.step, task, loss, mean, told, evaluated)
 

@@ -113,7 +113,7 @@ def test_summary_of_known_figures():
     assert found[0]["interval"] == pytest.approx(4.303 * 2 / 3**0.5, abs=0.01)  # t(0.975, 2) · sd / √n
     assert found[1]["interval"] is None and found[1]["published"] is None
     lines = as_markdown(found).splitlines()
-    assert lines[2].startswith("| ER | 500 | 30.0 ± 5.0 | 29.0 | 40.0 | 3 |") and "| – |" in lines[3]
+    assert lines[2].startswith("| ER | 500 | 30.0 ± 5.0 | 29.0 | 40.0 | – | – | 3 |") and "| – |" in lines[3]
     assert machine()["threads"] == torch.get_num_threads()
     assert dataset_of(["cat", "dog"]) is None
 

@@ -22,7 +22,8 @@ def test_a_molecule_rests_on_what_its_property_is_made_of(campaign):
     assert len(reasons) == 4
     for each, reason in zip(proposals, reasons):
         assert len(reason.weights) == mol.read(each.text).GetNumAtoms() and max(map(abs, reason.weights)) <= 1
-        assert reason.effects == sorted(reason.effects, key=lambda e: -e.effect / len(e.part.mask) ** 0.5)
+        assert reason.effects == sorted(reason.effects, key=lambda e: e.random - e.effect)
+        assert all(e.random > 0 for e in reason.effects)
         assert reason.cases_for and all(case.shapley > 0 for case in reason.cases_for)
         assert all(case.shapley < 0 for case in reason.cases_against)
         for check in (reason.parts_check, reason.cases_check):

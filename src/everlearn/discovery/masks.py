@@ -42,6 +42,9 @@ class Masker(Protocol):
     def features(self, candidate: Candidate, masks: Sequence[Mask]) -> Features:
         """The candidate without each mask's places, ``[len(masks) · draws]``."""
 
+    def size(self, mask: Mask) -> Any:
+        """What a mask has in common with random ones: masks of the same size share them."""
+
     def random(self, candidate: Candidate, mask: Mask, n: int, rng: np.random.Generator) -> list[Mask]:
         """n other masks that take out as much."""
 
@@ -71,6 +74,10 @@ class MoleculeMasker:
         """Atoms of a mask become dummy atoms."""
         mol = molecules.read(candidate.text)
         return self._featuriser.of_mols([molecules.masked(mol, mask) for mask in masks])
+
+    def size(self, mask: Mask) -> Any:
+        """Atoms."""
+        return len(mask)
 
     def random(self, candidate: Candidate, mask: Mask, n: int, rng: np.random.Generator) -> list[Mask]:
         """Connected groups of as many atoms, grown from random ones."""
@@ -105,6 +112,10 @@ class CompositionMasker:
             left = {symbol: n * (1 - shares.get(symbol, 0.0)) for symbol, n in amounts.items()}
             without.append({symbol: n for symbol, n in left.items() if n > 1e-9})
         return self._featuriser.of_amounts(without)
+
+    def size(self, mask: Mask) -> Any:
+        """Its elements."""
+        return mask
 
     def random(self, candidate: Candidate, mask: Mask, n: int, rng: np.random.Generator) -> list[Mask]:
         """The same amount taken from the other elements in a random order."""
@@ -147,6 +158,10 @@ class ColumnMasker:
                 for other in self._stand_ins
             ]
         )
+
+    def size(self, mask: Mask) -> Any:
+        """Columns."""
+        return len(mask)
 
     def random(self, candidate: Candidate, mask: Mask, n: int, rng: np.random.Generator) -> list[Mask]:
         """As many other columns."""

@@ -25,6 +25,7 @@ from everlearn.metrics.verdict import verdict
 from everlearn.valuation.knn_shapley_regression import knn_shapley_regression
 
 _RANDOM = 8  # random masks, and random sets of measured candidates, to compare with
+_DRAWS = 4  # random masks as large as a part, that its effect is weighed against when the part to name is chosen
 _NEIGHBOURS = 3  # of the valuation
 _NAMED = 3  # measured candidates named for, and against
 _NEAREST = 300  # measured candidates that are valued
@@ -37,6 +38,7 @@ class Effect:
     part: Part
     effect: float
     value: float  # the expected value without it, in the target's unit
+    random: float  # how much the expectation changes without as much at random, on average
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Reason:
     Attributes
     ----------
     effects : list of Effect
-        Parts, the most helpful for their size first.
+        Parts, those first that help most beyond what as much at random changes.
     cases_for, cases_against : list of Case
     parts_check, cases_check : Check or None
         None where there is nothing to take out.
@@ -137,9 +139,22 @@ def _effects(search: Search, masker: Masker, proposal: Proposal, k: int) -> list
     z = _without(search, masker, proposal, [part.mask for part in parts], k)
     whole = _expected(search, proposal, k)
     values = search.value(k, z)
-    found = [Effect(part, whole - float(zi), float(v)) for part, zi, v in zip(parts, z, values)]
-    # a change grows with about the root of what is taken out: small parts must not hide behind large ones
-    return sorted(found, key=lambda each: -each.effect / len(each.part.mask) ** 0.5)
+    random = _at_random(search, masker, proposal, parts, k)
+    found = [Effect(part, whole - float(zi), float(v), r) for part, zi, v, r in zip(parts, z, values, random)]
+    # large parts change much whatever they are: what counts is how much more than as much at random
+    return sorted(found, key=lambda each: each.random - each.effect)
+
+
+def _at_random(search: Search, masker: Masker, proposal: Proposal, parts: list[Part], k: int) -> list[float]:
+    """Mean change without as much as each part holds, at random; other draws than those that check the named part."""
+    candidate = search.pool.candidates[proposal.row]
+    rng = np.random.default_rng([search.config.seed, proposal.row, 1])
+    alike = {masker.size(part.mask): part.mask for part in parts}
+    drawn = {size: masker.random(candidate, mask, _DRAWS, rng) for size, mask in alike.items()}
+    z = _without(search, masker, proposal, [mask for masks in drawn.values() for mask in masks], k)
+    changes = iter(np.abs(_expected(search, proposal, k) - z))
+    means = {size: float(np.mean([next(changes) for _ in masks])) for size, masks in drawn.items() if masks}
+    return [means.get(masker.size(part.mask), 0.0) for part in parts]
 
 
 def _parts_check(

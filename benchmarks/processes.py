@@ -2,19 +2,16 @@
 
     python benchmarks/processes.py --data builtin:digits [--most N] [--methods er,aser] [--memory 200] [--seeds 5]
 
-Every run is `everlearn learn` as a user starts it. Rows go to a file of JSON lines; what it holds already is not run
-again.
+Rows go to a file of JSON lines; what it holds already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,11 @@ from scipy import stats
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, open_source
 from everlearn.data.reading import read_in_order
+from everlearn.learners import Group
+from everlearn.metrics.continual import average_accuracy, forgetting
+from everlearn.runs import Config, Run, learn, prepare
+from everlearn.runs.choose import AVERAGED, average_over
+from everlearn.scaling.processes import connect, launch, leave
 
 LAYOUTS = {"one process": (1, 20), "two processes": (2, 10)}
 KEYS = ("source", "most", "method", "memory", "layout", "seed")
@@ -40,17 +42,39 @@ def thinned(source: Source, most: int, file: Path) -> None:
     np.savez(file, **parts)
 
 
-def run(source: str, method: str, memory: int, layout: str, seed: int, folder: Path) -> dict:
+def run(source: str, method: str, memory: int, layout: str, seed: int, folder: Path, group: Group) -> dict:
+    """One run as `everlearn learn` has it, in so many processes as the group has; what rank 0 measured."""
     processes, batch = LAYOUTS[layout]
-    words = [source, "--run", folder / "run", "--method", method, "--memory", memory, "--seed", seed, "--json"]
-    words += ["--batch", batch, "--replay", batch, "--processes", processes]
-    command = [sys.executable, "-m", "everlearn", "learn", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = json.loads(done.stdout)
-    kept = ("average_accuracy", "forgetting", "accuracy_matrix", "steps", "samples_seen", "seconds", "versions")
-    return {name: found[name] for name in kept}
+    samples = int((~open_source(source).test).sum())
+    options = {"average": average_over(samples, batch * processes, 5)[0]} if method in AVERAGED else {}
+    config = Config.of({
+        "data": {"source": source}, "stream": {"batch": batch}, "seed": seed, "alarms": False,
+        "learner": {"method": method, "memory": memory, "replay": batch, "options": options},
+    })  # fmt: skip
+    opened = group.first(lambda: Run.create(folder, config) if group.rank == 0 else Run.follow(folder))
+    begun = time.process_time()
+    with opened:
+        learn(opened, prepared=prepare(config, group=group))
+        progress = opened.progress
+    found = {"steps": progress.step, "samples_seen": progress.samples_seen, "accuracy_matrix": progress.matrix}
+    measured = {"average_accuracy": average_accuracy(progress.matrix), "forgetting": forgetting(progress.matrix)}
+    return measured | found | {"cpu_seconds": round(time.process_time() - begun, 1), "torch": torch.__version__}
+
+
+def run_all(wanted: list[tuple], source: str, results: Path, group: Group) -> None:
+    """Those of the wanted runs that have this group's number of processes."""
+    known = {tuple(row[key] for key in KEYS) for row in read_rows(results)}
+    for key in wanted:
+        if LAYOUTS[key[4]][0] != group.size or key in known:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            where = [place] if group.alone else group.gather_bytes(place.encode())
+            folder = Path(where[0] if group.alone else where[0].decode()) / "run"
+            row = run(source, *key[2:], folder, group)
+            group.first(lambda: None)  # nobody reads the folder any more
+        if group.rank == 0:
+            append_rows(results, [dict(zip(KEYS, key)) | row])
+            print(f"{key[2]}, {key[4]}, seed {key[5]}: {row['average_accuracy']:.1%}", file=sys.stderr, flush=True)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -67,26 +91,27 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/processes.jsonl"))
+    parser.add_argument("--thinned", help=argparse.SUPPRESS)  # for the processes that this one starts
     args = parser.parse_args()
-    known = {tuple(row[key] for key in KEYS): row for row in read_rows(args.results)}
+    torch.set_num_threads(1)
     name = Path(args.data).name
+    wanted = [
+        (name, args.most, method, args.memory, layout, seed)
+        for seed in range(args.seeds) for method in args.methods.split(",") for layout in LAYOUTS
+    ]  # fmt: skip
+    group = Group(*connect())
+    if not group.alone:
+        run_all(wanted, args.thinned, args.results, group)
+        leave()
+        return
     with tempfile.TemporaryDirectory() as folder:
         source = args.data
         if args.most:
             source = str(Path(folder) / f"{name.replace(':', '-')}.npz")
             thinned(open_source(args.data), args.most, Path(source))
-        wanted = [
-            (name, args.most, method, args.memory, layout, seed)
-            for seed in range(args.seeds) for method in args.methods.split(",") for layout in LAYOUTS
-        ]  # fmt: skip
-        for key in wanted:
-            if key not in known:
-                with tempfile.TemporaryDirectory() as place:
-                    row = run(source, *key[2:], Path(place))
-                known[key] = dict(zip(KEYS, key)) | row | {"torch": torch.__version__}
-                append_rows(args.results, [known[key]])
-            accuracy = known[key]["average_accuracy"]
-            print(f"{key[2]}, {key[4]}, seed {key[5]}: {accuracy:.1%}", file=sys.stderr, flush=True)
+        run_all(wanted, source, args.results, group)
+        launch([*sys.argv, "--thinned", source], 2)
+    known = {tuple(row[key] for key in KEYS): row for row in read_rows(args.results)}
     title = f"{name}, memory {args.memory}, {args.seeds} seeds"
     print(f"| {title} | one process, batch 20 | two, batch 10 each | difference |")
     print("|---|---|---|---|")

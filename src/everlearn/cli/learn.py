@@ -41,6 +41,7 @@ _RUN = (
     "directory of a new run, or of a finished one to go on with SOURCE: new samples, new classes, same learner "
     "(--into under torchrun, which takes --run for an option of its own)"
 )
+_SET = "a setting of the method, NAME=VALUE, repeatable: `everlearn methods NAME` lists them"
 _OF_DATA = ("holdout", "labels", "columns", "root", "shifts", "long_tailed", "wrong_labels")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")
 
@@ -49,7 +50,7 @@ def learn(
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
     run: Annotated[Path | None, Option("--run", "--into", help=_RUN)] = None,
     resume: Annotated[Path | None, Option(help="go on with this run; its settings are those it began with")] = None,
-    method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)}; chosen")] = None,
+    method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)} (see `everlearn methods`); chosen")] = None,
     backbone: Annotated[
         str | None, Option(help="slim_resnet18, resnet18, any timm name; for texts an encoder's folder; chosen")
     ] = None,
@@ -61,7 +62,7 @@ def learn(
     lr: Annotated[float | None, Option(help="learning rate; 0.1 for our networks, 0.01 for timm's")] = None,
     classifier: Annotated[str | None, Option(help="linear, or ncm: nearest class mean over memory")] = None,
     precision: Annotated[str | None, Option(help="auto, float32 or bfloat16")] = None,
-    set_: Annotated[list[str] | None, Option("--set", help="a setting of the method, NAME=VALUE; repeatable")] = None,
+    set_: Annotated[list[str] | None, Option("--set", help=_SET)] = None,
     scenario: Annotated[str | None, Option(help=SCENARIOS)] = None,
     tasks: Annotated[int | None, Option(help="number of tasks; chosen, 5 at most")] = None,
     order: Annotated[str | None, Option(help="of classes: natural (default) or seeded")] = None,

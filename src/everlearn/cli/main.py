@@ -19,6 +19,7 @@ from everlearn.cli.explain import explain
 from everlearn.cli.export import export
 from everlearn.cli.forget import audit_log, forget, rollback
 from everlearn.cli.learn import learn
+from everlearn.cli.methods import methods
 from everlearn.cli.parity import parity
 from everlearn.cli.plan import plan
 from everlearn.cli.predict import predict
@@ -35,7 +36,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, learn, evaluate, predict, explain, audit, report, pretrain, parity, plan, serve, token, forget):
+for verb in (
+    demo,
+    learn,
+    methods,
+    evaluate,
+    predict,
+    explain,
+    audit,
+    report,
+    pretrain,
+    parity,
+    plan,
+    serve,
+    token,
+    forget,
+):
     app.command()(verb)
 app.command()(rollback)
 app.command("audit-log")(audit_log)

@@ -70,7 +70,7 @@ def complete(layout: Layout, world: int) -> Layout:
     others = layout.tp * layout.pp * layout.cp
     dp = layout.dp or world // others
     if dp * others != world:
-        found = f"dp {dp} × tp {layout.tp} × pp {layout.pp} × cp {layout.cp}"
+        found = f"dp {max(1, dp)} × tp {layout.tp} × pp {layout.pp} × cp {layout.cp}"
         raise SettingError(
             f"layout {found} does not fill {world} processes; change one, or start {max(1, dp) * others}"
         )

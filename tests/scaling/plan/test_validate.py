@@ -163,7 +163,8 @@ def test_sharding_decides_the_layout_and_the_stack(tmp_path):
         + run_row(id="b", sharding="FSDP", tp=8, pp=4, **told)
         + run_row(id="c", **told),
     )
-    assert (plain.layout.tp, plain.layout.pp, plain.layout.zero, plain.stack.name) == (1, 1, 3, "eager")
+    assert (plain.layout.tp, plain.layout.pp, plain.layout.zero) == (1, 1, 3)
+    assert plain.stack.name == ("eager" if plain.shape.gated else "eager-gpt")
     assert (cut.layout.dp, cut.layout.zero, cut.stack.name) == (2, 2, "modern-2023")
     assert fast.layout.devices == 64
 
@@ -203,7 +204,7 @@ def test_little_told_is_filled_in(tmp_path):
     assert hours.shape.parameters == pytest.approx(70e9, rel=0.15)
     assert (strange.cluster.device.name, strange.cluster.device.memory_gib) == ("Abacus 9", 96)
     assert alias.shape.layers == 126
-    assert not old.stack.fused_attention and new.stack.name == "eager"
+    assert not old.stack.fused_attention and new.stack.name.startswith("eager")
     assert moe.shape.experts >= moe.shape.top_k
 
 

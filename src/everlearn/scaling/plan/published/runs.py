@@ -13,7 +13,7 @@ from everlearn.scaling.plan.plan import Plan, estimate
 from everlearn.scaling.plan.published import bloom
 from everlearn.scaling.plan.published.cases import Case, Row, figures, number, positive, told_size
 from everlearn.scaling.plan.published.shapes import shape_of
-from everlearn.scaling.plan.stack import EAGER, MEGATRON_2021, MEGATRON_2022, MODERN, MODERN_2023, Stack
+from everlearn.scaling.plan.stack import EAGER, EAGER_GPT, MEGATRON_2021, MEGATRON_2022, MODERN, MODERN_2023, Stack
 
 COLUMNS = {"id", "model", "device", "n_devices", "tp", "pp", "params_b"}
 METRICS = {
@@ -56,7 +56,7 @@ def read(row: Row, name: str) -> Case:
     if narrow > 1:  # shares of a peak in fp8 are told as shares of the one in bf16
         published |= {name: narrow * published[name] for name in ("mfu", "hfu") if name in published}
     shape = shape_of(row)
-    stack = _stack(row, cluster)
+    stack = _stack(row, cluster, shape)
     batch = float(told_size(row, "global_batch_seqs")) or max(1.0, UNTOLD_BATCH / shape.seq_len)
     plan = min(
         (estimate(shape, layout, cluster, stack) for layout in _layouts(row, shape, cluster, batch)),
@@ -133,7 +133,7 @@ def _unknown(row: Row) -> Cluster:
     return replace(cluster, device=device, domain_gb_s=near, network_gb_s=far)
 
 
-def _stack(row: Row, cluster: Cluster) -> Stack:
+def _stack(row: Row, cluster: Cluster, shape: ModelShape) -> Stack:
     name = cluster.device.name
     if "bloom" in row["model"].lower():
         return replace(bloom.STACK, gradient_bytes=6)
@@ -143,7 +143,7 @@ def _stack(row: Row, cluster: Cluster) -> Stack:
     if not early:
         hidden = name == "h800" and "deepseek" in row["model"].lower()  # DualPipe computes while tokens travel
         if "fsdp" in row.get("sharding", "").lower() and number(row, "pp", 1) == 1:
-            return EAGER
+            return EAGER if shape.gated else EAGER_GPT
         modern = MODERN if _month(row) >= FLASH_3 else MODERN_2023
         return replace(modern, overlap_experts=0.9) if hidden or "dualpipe" in str(row).lower() else modern
     if row.get("sharding") == "ZeRO-3":  # gathers of the first ZeRO-3 ran over one card of a node

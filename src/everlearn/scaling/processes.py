@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import torch
@@ -193,6 +194,8 @@ def together(folder: Path) -> Iterator[tuple[int, int]]:
     rank, world = connect()
     for told in folder.glob(".told-*") if rank == 0 else ():
         told.unlink(missing_ok=True)
+    if world > 1 and _FOLDER not in os.environ and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stopped)  # what torchrun sends to those that are left
     try:
         yield rank, world
         leave()
@@ -204,6 +207,10 @@ def together(folder: Path) -> Iterator[tuple[int, int]]:
         if world == 1 or (rank == 0 and _FOLDER not in os.environ):
             raise
         os._exit(130)  # another process says so
+
+
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+    raise RunError("stopped (SIGTERM): another process died, or somebody asked for it; the last checkpoint is intact")
 
 
 def fail(error: Exception, rank: int, folder: Path) -> NoReturn:

@@ -1,12 +1,13 @@
 """The review server under load: how long predictions take while it learns, SIGKILLs, and a long day's work.
 
-    python benchmarks/serve.py latency   [--pairs 6] [--seconds 8]     # p95 of predicting, idle against under learning
+    python benchmarks/serve.py latency   [--pairs 12] [--seconds 5]    # p95 of predicting, idle against under learning
     python benchmarks/serve.py kills     [--kills 50] [--clients 8]    # SIGKILLs while clients send reviews
     python benchmarks/serve.py endurance [--predictions 100000] [--reviews 10000]   # memory and handles stay flat
 
 Each makes a run of scikit-learn's digits, starts `everlearn serve` on it as a user would, and speaks HTTP to it; with
 ``--json FILE`` its figures are put into FILE beside those of the others. The idle and the learning windows of `latency`
 take turns, so that a machine whose speed drifts slows both alike; the peer is the server itself when it does not learn.
+With ``--folder DIR`` the run is kept, and `endurance` goes on where it was ended, after ``--minutes`` or by hand.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "server")
 
 def make_run(path: Path, size: int) -> Path:
     """Digits, learned once."""
+    if (path / "config.toml").exists():
+        return path
     torch.set_num_threads(1)
     config = Config.of({
         "data": {"source": "builtin:digits", "size": size}, "learner": {"method": "er", "memory": 200}
@@ -187,8 +190,17 @@ def kills(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def endurance(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Memory and handles of the server and its writer, over so many predictions and reviews."""
-    bodies, rows, sent = forms(args.pictures), [], 0
-    requests = args.predictions // args.pictures
+    log = folder / "endurance.jsonl"
+    before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done, sent = (before[-1]["predictions"], before[-1]["reviews"]) if before else (0, 0)
+    bodies, rows = forms(args.pictures), []
+    until = time.monotonic() + 60 * args.minutes
+
+    def note() -> None:
+        rows.append(_sizes(server.pid) | {"predictions": done, "reviews": sent})
+        with log.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+
     with serving(make_run(folder / "run", 8)) as (port, server):
         client, reviewer = Client(port), Client(port)
         cases = client.cases()
@@ -199,7 +211,7 @@ def endurance(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             while sent < args.reviews and not stop.is_set():
                 if sent % 50 == 0:
                     while reviewer.queue() > 100 and not stop.is_set():  # no faster than it learns
-                        time.sleep(0.1)
+                        time.sleep(0.2)
                 reviewer.review(
                     cases[sent % len(cases)], *(("accept",) if sent % 20 else ("correct", str(sent // 20 % 10)))
                 )
@@ -208,24 +220,31 @@ def endurance(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         thread = threading.Thread(target=give)
         thread.start()
         try:
-            for i in range(requests):
-                client.predict(bodies[i % len(bodies)])
-                if i % max(1, requests // 40) == 0:
-                    rows.append(_sizes(server.pid) | {"predictions": i * args.pictures, "reviews": sent})
-            while thread.is_alive():
+            while done < args.predictions and time.monotonic() < until:
+                client.predict(bodies[done // args.pictures % len(bodies)])
+                done += args.pictures
+                if done % (args.predictions // 100) < args.pictures:
+                    note()
+            while thread.is_alive() and time.monotonic() < until:
                 thread.join(timeout=10)
-                rows.append(_sizes(server.pid) | {"predictions": requests * args.pictures, "reviews": sent})
+                note()
         finally:
             stop.set()
             thread.join()
         while client.queue():
             time.sleep(0.5)
-        rows.append(_sizes(server.pid) | {"predictions": requests * args.pictures, "reviews": sent})
+        note()
         verified = client.ask("GET", "/audit/verify")
+        waiting = client.ask("GET", "/metrics")
     third = max(1, len(rows) // 3)
     found: dict[str, Any] = {
-        "predictions": requests * args.pictures,
+        "predictions": done,
         "reviews": sent,
+        "share_reached": round(min(done / args.predictions, sent / args.reviews), 3),
+        "in_this_process": {
+            name: rows[-1][name] - rows[0][name] for name in ("predictions", "reviews")
+        },  # memory below is of one server, from its first to its last row
+        "versions": waiting["version"],
         "chain": verified["fault"] or "verifies",
     }
     for name in ("server_mib", "server_handles", "server_threads", "writer_mib", "writer_handles"):
@@ -252,17 +271,21 @@ def _sizes(pid: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("latency", "kills", "endurance"))
-    for name, default in (("pairs", 6), ("queued", 60), ("size", 32), ("kills", 50), ("clients", 8), ("seed", 0)):
+    for name, default in (("pairs", 12), ("queued", 60), ("size", 32), ("kills", 50), ("clients", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("predictions", 100_000), ("reviews", 10_000), ("pictures", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a window")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a window")
+    parser.add_argument("--minutes", type=float, default=600.0, help="after which endurance ends, to be gone on with")
+    parser.add_argument("--folder", type=Path, help="keep the run here")
     parser.add_argument("--pause", type=float, default=1.0, help="between one client's reviews, seconds")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server started here ends with this
-    with tempfile.TemporaryDirectory() as folder:
-        found = {"latency": latency, "kills": kills, "endurance": endurance}[args.what](args, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {"latency": latency, "kills": kills, "endurance": endurance}[args.what](args, folder)
     found |= {
         "seed": args.seed, "torch": torch.__version__, "python": platform.python_version(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, 1 thread a process",

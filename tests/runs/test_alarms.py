@@ -113,7 +113,7 @@ def test_every_class_is_told_once_with_its_first_sample(runs):
         found = alarms(run, "new class")
         assert sorted(alarm["class"] for alarm in found) == ["d0", "d1", "d2", "d3"]
         for alarm in found:
-            row = run.journal._rows("SELECT MIN(step) AS s FROM samples JOIN classes c ON c.code = samples.code "
+            row = run.journal.db.rows("SELECT MIN(step) AS s FROM samples JOIN classes c ON c.code = samples.code "
                                     "WHERE c.name = ?", alarm["class"])[0]  # fmt: skip
             assert row["s"] == alarm["step"]
 

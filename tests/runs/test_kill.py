@@ -42,7 +42,7 @@ def words(run: Path) -> list[object]:
 
 def samples(run: Path) -> tuple[int, int, list[list[float | None]]]:
     with Run.open(run) as opened:
-        learned = opened.journal._rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d FROM samples")[0]
+        learned = opened.journal.db.rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d FROM samples")[0]
         assert learned["n"] == learned["d"]
         return learned["n"], sum(row["samples"] for row in opened.journal.steps()), opened.progress.matrix
 

@@ -58,11 +58,11 @@ def test_heads_grow_and_every_sample_counts_once(run_of_two):
         learner = run.learner()
         assert [run.journal.class_names()[c] for c in learner.classes.codes] == [f"digit {c}" for c in range(5)]
         assert run.progress.samples_seen == 3 * 40 + 3 * 40
-        counted = run.journal._rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d, MAX(id) AS m FROM samples")[0]
+        counted = run.journal.db.rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d, MAX(id) AS m FROM samples")[0]
         assert (counted["n"], counted["d"]) == (240, 240)
         assert counted["m"] >= 150  # ids of the second source follow those of the first
-        assert [row["task"] for row in run.journal._rows("SELECT DISTINCT task FROM steps")] == [0, 1, 2, 3, 4]
-        sources = run.journal._rows("SELECT * FROM sources ORDER BY number")
+        assert [row["task"] for row in run.journal.db.rows("SELECT DISTINCT task FROM steps")] == [0, 1, 2, 3, 4]
+        sources = run.journal.db.rows("SELECT * FROM sources ORDER BY number")
         assert [(row["first_id"], row["samples"]) for row in sources] == [(0, 150), (150, 150)]
         assert len(run.journal.events("went on")) == 1
 

@@ -60,7 +60,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 def checked(run: Path) -> list[list[float | None]]:
     """Every sample counted once; the accuracy matrix."""
     with Run.open(run) as opened:
-        learned = opened.journal._rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d FROM samples")[0]
+        learned = opened.journal.db.rows("SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS d FROM samples")[0]
         assert learned["n"] == learned["d"] == 1438 == opened.progress.samples_seen
         assert sum(row["samples"] for row in opened.journal.steps()) == 1438
         assert opened.learner().memory.size == 61

@@ -7,6 +7,7 @@ import pytest
 
 from everlearn.errors import DataError
 from everlearn.runs import Journal
+from everlearn.runs.database import open_database
 from everlearn.runs.reviews import CHECK_EVERY, Review, Reviews, picture_of
 
 PICTURE = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
@@ -22,7 +23,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def reviews(file):
-    return Reviews(file)
+    return Reviews(open_database(file))
 
 
 def review(verdict="correct", label="dog", **more):
@@ -31,7 +32,7 @@ def review(verdict="correct", label="dog", **more):
 
 def test_a_review_is_there_for_another_connection_when_add_returns(file, reviews):
     row = reviews.add(review(note="n", box=(0.1, 0.2, 0.3, 0.4), said=0, version=1))
-    other = Reviews(file).get(row["number"])
+    other = Reviews(open_database(file)).get(row["number"])
     assert (other["label"], other["said_label"], other["note"], other["step"]) == ("dog", "cat", "n", None)
     assert (picture_of(other) == PICTURE).all()
 

@@ -36,7 +36,7 @@ def learned(path) -> list[str]:
     if not (path / "journal.sqlite").exists():
         return []
     with Run.open(path) as run:
-        return [row["name"] for row in run.journal._rows("SELECT name FROM samples ORDER BY id")]
+        return [row["name"] for row in run.journal.db.rows("SELECT name FROM samples ORDER BY id")]
 
 
 def wait_for(check, seconds: float = 120) -> None:
@@ -147,7 +147,7 @@ def test_pictures_are_kept_only_as_long_as_a_checkpoint_might_need_them(session,
     for _ in range(3):
         watched._learn(watched._enter(watched._ready()), None)
         watched._save()
-        rows = session.run.journal._rows("SELECT COUNT(picture) AS n FROM arrivals")
+        rows = session.run.journal.db.rows("SELECT COUNT(picture) AS n FROM arrivals")
         kept.append(rows[0]["n"])
     assert kept == [4, 4, 4] or kept == [4, 8, 8]
 

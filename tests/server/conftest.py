@@ -1,6 +1,13 @@
-"""A small reviewed run, and a server on it."""
+"""A small reviewed run, and a PostgreSQL to share it by."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,16 +66,15 @@ def opened(run_path):
 
     def begin(**settings):
         run = Run.open(run_path, write=True)
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         desk = SimpleNamespace(run=run, reviews=reviews, reviewing=None)
         open_now.append(desk)
         desk.reviewing = Reviewing(run, reviews, **settings)
-        desk.close = lambda: (reviews.close(), run.close(), open_now.remove(desk))
+        desk.close = lambda: (run.close(), open_now.remove(desk))
         return desk
 
     yield begin
     for desk in open_now:
-        desk.reviews.close()
         desk.run.close()
 
 
@@ -81,3 +87,84 @@ def verdicts(pictures):
         label = names[i] if i % 2 else ["0", "1", "2", "new"][i % 4]
         found.append(Review(f"s{i}", "accept" if i % 2 else "correct", label, inputs[i].numpy(), key=f"key-number-{i}"))
     return found
+
+
+PASSWORD = "a word that must not be kept"
+
+
+def _program(name):
+    newest = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    return str(newest[-1]) if newest else shutil.which(name)
+
+
+def _user():
+    """PostgreSQL refuses to run as root; whom to run it as, or None for whoever we are."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    import pwd
+
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    pytest.skip("PostgreSQL does not run as root, and there is no other user")
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A PostgreSQL of the tests' own, its port and the word of its user ``everlearn``; skips where none can be had."""
+    initdb, server = _program("initdb"), _program("postgres")
+    if not (initdb and server):
+        pytest.skip("PostgreSQL is not installed (tests/system-packages)")
+    user = _user()
+    folder = Path(tempfile.mkdtemp(prefix="everlearn-postgres-"))
+    (folder / "password").write_text(PASSWORD)
+    who = {}
+    if user is not None:
+        for path in (folder, folder / "password"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    make = [
+        initdb,
+        "-D",
+        data,
+        "-U",
+        "everlearn",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder / 'password'}",
+        "-E",
+        "UTF8",
+    ]
+    made = subprocess.run([*make, "--locale=C"], cwd=folder, capture_output=True, text=True, **who)
+    if made.returncode:
+        shutil.rmtree(folder)
+        pytest.skip(f"PostgreSQL cannot make a cluster here: {made.stderr.strip().splitlines()[-1]}")
+    run = [server, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(run, cwd=folder, stdout=log, stderr=log, **who)
+    try:
+        _wait(port, process, folder / "log")
+        yield SimpleNamespace(port=port, word=PASSWORD)
+    finally:
+        process.send_signal(2)  # SIGINT: fast shutdown
+        process.wait(timeout=60)
+        shutil.rmtree(folder)
+
+
+def _wait(port, process, log):
+    import psycopg
+
+    for _ in range(600):
+        try:
+            psycopg.connect(host="127.0.0.1", port=port, user="everlearn", password=PASSWORD, dbname="postgres").close()
+            return
+        except psycopg.OperationalError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+    raise AssertionError("PostgreSQL does not answer")

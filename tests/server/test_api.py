@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from everlearn.errors import RunError, SettingError
 from everlearn.server import Settings, create_app
-from everlearn.server.security import HEADERS, Tokens
+from everlearn.server.bounds import HEADERS
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,8 @@ def _impatient(self):
 def test_beyond_loopback_roles_decide(served):
     with pytest.raises(SettingError, match="has no token"):
         create_app(Settings(served.run, host="0.0.0.0", learns=False))
-    tokens = {role: Tokens(served.run).create(f"the {role}", role) for role in ("viewer", "reviewer", "admin")}
+    make = served.app.state.desk.gate.tokens.create
+    tokens = {role: make(f"the {role}", role) for role in ("viewer", "reviewer", "admin")}
     with TestClient(create_app(Settings(served.run, host="0.0.0.0", learns=False, rate=30))) as client:
 
         def status(method, path, role, **sent):

@@ -20,9 +20,8 @@ schemathesis = pytest.importorskip("schemathesis", reason="the API's contract is
 def schema(learned_run, tmp_path_factory):
     path = shutil.copytree(learned_run, tmp_path_factory.mktemp("contract") / "run")
     with Run.open(path, write=True) as run:
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         Reviewing(run, reviews)  # makes the first version
-        reviews.close()
     app = create_app(Settings(path, learns=False, max_bytes=200_000))
     yield schemathesis.openapi.from_asgi("/api/v1/openapi.json", app)
     app.state.desk.close()

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 
 from everlearn.discovery import Campaign, CampaignConfig
 from everlearn.errors import SettingError
+from everlearn.runs.database import SQLite
 from everlearn.server.discovery_app import create_discovery_app
 from everlearn.server.security import Tokens
 from everlearn.server.settings import Settings
@@ -113,7 +114,7 @@ def test_what_cannot_be_used_gets_one_line(client, body, status, line):
 def test_beyond_this_machine_it_asks_for_a_token(run):
     with pytest.raises(SettingError, match="the run has no token"):
         create_discovery_app(Settings(run, host="0.0.0.0"))
-    viewer = Tokens(run).create("visitor", "viewer")
+    viewer = Tokens(SQLite(run / "journal.sqlite")).create("visitor", "viewer")
     with TestClient(create_discovery_app(Settings(run, host="0.0.0.0")), base_url="http://lab:8420") as client:
         assert client.get("/api/v1/batch").status_code == 401
         assert client.get("/", follow_redirects=False).headers["location"] == "/login"

@@ -13,9 +13,10 @@ from fastapi.testclient import TestClient
 
 from everlearn.cli.serve import serve
 from everlearn.errors import RunError
-from everlearn.runs import Run, checkpoints, versions
+from everlearn.runs import Run, checkpoints
 from everlearn.runs.reviewing import Reviewing
 from everlearn.runs.reviews import Reviews
+from everlearn.runs.versions import Versions
 from everlearn.server import Settings, create_app
 
 
@@ -52,9 +53,8 @@ def finish(reviewing):
 
 def test_a_full_disk_refuses_verdicts_and_goes_on_predicting(small_disk, run_path, verdicts, pictures):
     with Run.open(small_disk / "run", write=True) as run:
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         Reviewing(run, reviews)
-        reviews.close()
     app = create_app(Settings(small_disk / "run", learns=False))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         case = client.get("/api/v1/worklist").json()["cases"][0]["id"]
@@ -81,7 +81,7 @@ def test_a_writer_on_a_full_disk_stops_in_one_line_and_later_learns_to_the_same_
     wanted = None
     for path, full in ((run_path, False), (small_disk / "run", True)):
         with Run.open(path, write=True) as run:
-            reviews = Reviews(run.journal.file)
+            reviews = Reviews(run.journal.db)
             reviewing = Reviewing(run, reviews, publish_after=0.0)
             for verdict in verdicts[:4]:
                 reviews.add(verdict)
@@ -91,17 +91,14 @@ def test_a_writer_on_a_full_disk_stops_in_one_line_and_later_learns_to_the_same_
                     finish(reviewing)
                 assert "intact" in str(told.value) or "nothing was changed" in str(told.value)
                 (small_disk / "filler").unlink()
-                reviews.close()
             else:
                 wanted = finish(reviewing)
-                reviews.close()
     with Run.open(small_disk / "run", write=True) as run:
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         found = finish(Reviewing(run, reviews))
         learned = [row["review"] for row in reviews.learned()]
         assert len(learned) == len(set(learned)) == 4 and reviews.verify_audit().fault is None
         assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-        reviews.close()
 
 
 @pytest.mark.parametrize("served_before", [False, True])
@@ -132,5 +129,5 @@ def test_the_server_starts_from_the_last_good_state(run_path, verdicts, opened):
     found = finish(desk.reviewing)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     now = desk.reviews.in_service()["number"]
-    served = versions.load(run_path, now)[1]
+    served = Versions(run_path).load(now)[1]
     assert all(torch.equal(wanted[name], served[name]) for name in wanted)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from everlearn.errors import DataError
-from everlearn.runs import versions
 from everlearn.runs.forgetting import Found, find_sample
 from everlearn.runs.reviews import REVIEW_IDS, Review
 
@@ -31,18 +30,18 @@ def test_a_forgotten_review_equals_one_that_was_never_learned(opened, verdicts, 
     finish(desk)
     with desk.reviews.transaction() as db:
         db.execute("UPDATE reviews SET status = 'learn'")
-        db.execute("UPDATE reviews SET note = ? WHERE number = 4", (secret,))
+        db.execute("UPDATE reviews SET note = ? WHERE number = 4", secret)
     finish(desk)
     assert 4 in [row["review"] for row in desk.reviews.learned()]
-    kept = versions.there(run_path)
+    kept = desk.run.versions.there()
 
     desk.reviews.order("forget", {"reviews": [4], "cases": []}, "me")
     finish(desk)
     found = desk.reviewing.learner.state_dict()
     assert all(torch.equal(never[name], found[name]) for name in never)
-    assert set(versions.there(run_path)) < set(kept) | {max(kept) + 1}
-    for number in versions.there(run_path):
-        assert REVIEW_IDS + 4 not in versions.load(run_path, number)[1]["memory.ids"]
+    assert set(desk.run.versions.there()) < set(kept) | {max(kept) + 1}
+    for number in desk.run.versions.there():
+        assert REVIEW_IDS + 4 not in desk.run.versions.load(number)[1]["memory.ids"]
     row = desk.reviews.get(4)
     assert row["status"] == "forgotten" and row["picture"] is None and row["note"] == ""
     assert desk.reviews.verify_audit().fault is None

@@ -79,8 +79,9 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(kills):
+        for number in range(kills):
             time.sleep(rng.uniform(0.5, 3))
+            print(f"kill {number + 1} of {kills}: {len(acknowledged)} verdicts acknowledged", flush=True)
             os.kill(server.pid, signal.SIGKILL)
             server.wait()
             server = start(path, port)
@@ -93,7 +94,7 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
         server.wait()
     time.sleep(2)  # its writer lets go of the run
     with Run.open(path, write=True) as run:
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         before = {row["number"] for row in reviews.rows("SELECT number FROM reviews WHERE status = 'learn'")}
         reviewing = Reviewing(run, reviews, margin=1.0)
         while reviewing.work():
@@ -105,7 +106,6 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
         stream = reviews.rows("SELECT samples FROM steps WHERE task IS NOT NULL")
         assert reviewing.learner.samples_seen == sum(row["samples"] for row in stream) + len(learned)
         assert reviews.verify_audit().fault is None
-        reviews.close()
     return len(acknowledged)
 
 

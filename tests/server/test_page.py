@@ -1,6 +1,7 @@
 """The page in a real Chromium: look, correct, see it learned; every control."""
 
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 pytest.importorskip("fastapi", reason="serving is an extra")
-from everlearn.runs.reviews import Review, Reviews
+from everlearn.runs.reviews import Review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,7 +41,7 @@ def serving(path, margin):
         [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", str(margin)]
     )
     try:
-        for _ in range(1200):
+        for _ in range(5000):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=5)
                 break
@@ -71,6 +72,14 @@ def first_case(page, address):
     page.goto(address + "/?order=arrival")
     page.locator("a.case-link").first.click()
     page.wait_for_selector("#why:not([aria-busy]) .pill")
+
+
+def drag(page, button):
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down(button=button)
+    page.mouse.move(box["x"] + 140, box["y"] + 120)
+    page.mouse.up(button=button)
 
 
 def pixels(page):
@@ -113,11 +122,14 @@ def test_every_control_changes_the_picture(page, address):
         lambda: page.locator("#invert").check(),
         lambda: page.locator("#zoom").fill("300"),
         lambda: page.locator("#stage").focus() or page.keyboard.press("ArrowLeft"),
+        lambda: drag(page, "right"),
+        lambda: drag(page, "left"),
     ):
         act()
         now = pixels(page)
         assert now not in seen
         seen.add(now)
+    assert page.input_value("#window") != "100" and page.input_value("#level") != "60"  # the right button's work
     page.locator("#cutoff").fill("100")
     assert "Below the probability" in page.inner_text("#stage-said")
     page.click("#reset")
@@ -145,6 +157,12 @@ def test_keys_work_through_the_list(page, address):
 
 def test_memory_dashboard_language_and_theme(page, address):
     page.goto(address + "/memory")
+    name = page.locator("figcaption").first.inner_text().splitlines()[1]
+    page.fill("input[type=search]", name)
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("[data-remove]")).to_have_count(1)
+    assert name in page.inner_text("figcaption")
+    page.goto(address + "/memory")
     count = page.locator("[data-remove]").count()
     page.locator("[data-remove]").first.click()
     page.wait_for_load_state("load")
@@ -156,21 +174,23 @@ def test_memory_dashboard_language_and_theme(page, address):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     page.click("[data-language=ko]")
     page.wait_for_selector("html[lang=ko]")
-    assert page.inner_text("h1") == "현황판"
+    assert page.inner_text("h1") == "현황판" and "개 삭제" in page.inner_text("tr.in-service .why")
     page.click("[data-language=en]")
     page.wait_for_selector("html[lang=en]")
     assert page.faults == []
 
 
-def test_the_page_says_why_a_version_is_held_back(page, run_path, pictures):
-    reviews, (inputs, names) = Reviews(run_path / "journal.sqlite"), pictures
+def test_the_page_says_why_a_version_is_held_back(page, run_path, pictures, opened):
+    inputs, names = pictures
+    desk = opened(margin=0.0, publish_after=math.inf)  # all twelve in one version
     for i, name in enumerate(names[:12]):  # somebody teaches nonsense
         wrong = {"0": "1", "1": "2", "2": "0"}[name]
-        reviews.add(Review(f"s{i}", "correct", wrong, inputs[i].numpy()))
+        desk.reviews.add(Review(f"s{i}", "correct", wrong, inputs[i].numpy()))
+    while desk.reviewing.work():
+        pass
+    before = desk.reviews.in_service()["number"]
+    desk.close()
     with serving(run_path, margin=0) as address:
-        while reviews.queue():
-            time.sleep(0.1)
-        before = reviews.in_service()["number"]
         first_case(page, address)
         said, other = page.inner_text("#said"), {"0": "1", "1": "2", "2": "0"}[page.inner_text("#said")]
         page.select_option("#label", other)
@@ -183,9 +203,7 @@ def test_the_page_says_why_a_version_is_held_back(page, run_path, pictures):
         assert "was not put in service: of" in page.inner_text(".alarms")
         assert page.locator("tr.refused").count() and page.inner_text("tr.in-service td:first-child") == str(before)
         assert page.locator("circle.refused").count()
-        assert reviews.in_service()["number"] == before
         assert json.load(urllib.request.urlopen(address + "/api/v1/health"))["version"] == before
-    reviews.close()
     assert page.faults == []
 
 

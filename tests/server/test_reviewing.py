@@ -40,14 +40,13 @@ def reference(opened, verdicts, run_path, tmp_path):
 
     path = shutil.copytree(run_path, tmp_path / "reference")
     with Run.open(path, write=True) as run:
-        reviews = Reviews(run.journal.file)
+        reviews = Reviews(run.journal.db)
         reviewing = Reviewing(run, reviews)
         for verdict in verdicts:
             reviews.add(verdict)
         while reviewing.work():
             pass
         found = {name: tensor.clone() for name, tensor in reviewing.learner.state_dict().items()}
-        reviews.close()
     return found
 
 
@@ -92,7 +91,7 @@ def test_a_crash_anywhere_changes_no_bit(opened, verdicts, reference, monkeypatc
         desk.reviews.add(verdict)
     target, name = {
         "before the checkpoint": (desk.run, "save"),
-        "before the version": (versions, "publish"),
+        "before the version": (desk.run.versions, "publish"),
         "before the version is entered": (desk.reviewing.guard, "check"),
     }[place]
     real, calls = getattr(target, name), []
@@ -191,7 +190,7 @@ def test_roll_back_serves_an_earlier_version_and_sets_aside_what_came_after(open
 def test_a_version_that_falls_is_not_put_in_service(opened, pictures):
     desk = opened(margin=0.0, publish_after=math.inf)  # all twelve in one version
     first = desk.reviews.in_service()["number"]
-    known = versions.load(desk.run.path, first)[1]
+    known = desk.run.versions.load(first)[1]
     inputs, names = pictures
     for i, name in enumerate(names[:12]):  # somebody teaches nonsense
         desk.reviews.add(Review(f"s{i}", "correct", {"0": "1", "1": "2", "2": "0"}[name], inputs[i].numpy()))
@@ -199,7 +198,7 @@ def test_a_version_that_falls_is_not_put_in_service(opened, pictures):
     last = desk.reviews.versions()[-1]
     assert last["status"] == "refused" and f"than version {first}" in last["reason"]
     assert desk.reviews.in_service()["number"] == first < last["number"]
-    assert same(versions.load(desk.run.path, first)[1], known)
+    assert same(desk.run.versions.load(first)[1], known)
     assert [row["number"] for row in desk.reviews.versions() if row["status"] == "in service"] == [first]
     desk.close()
     desk = opened(margin=1.0)  # a new writer measures the version in service anew

@@ -32,13 +32,12 @@ def forget(
     if (sample is None) == (patient is None):
         raise SettingError("expected either --sample ID or --patient ID")
     with Run.open(run) as opened:
-        reviews = Reviews(opened.journal.file)
+        reviews = Reviews(opened.journal.db)
         if sample is not None:
             found = forgetting_.find_sample(reviews, sample)
         else:
             assert patient is not None
             found = forgetting_.find_patient(opened, reviews, patient, _pseudonym(run, patient))
-        reviews.close()
     if found.ids:
         did = _from_the_stream(run, found, json)
     else:
@@ -76,9 +75,8 @@ def audit_log(
     if action != "verify":
         raise SettingError(f"the action is {action!r}; expected: everlearn audit-log verify RUN")
     with Run.open(run) as opened:
-        reviews = Reviews(opened.journal.file)
+        reviews = Reviews(opened.journal.db)
         found = reviews.verify_audit()
-        reviews.close()
     if json:
         show.print_json({"run": str(run), "entries": found.entries, "last": found.last, "fault": found.fault})
     if found.fault is not None:
@@ -90,23 +88,22 @@ def audit_log(
 def _from_the_stream(run: Path, found: forgetting_.Found, quiet: bool) -> dict[str, Any]:
     """Samples of the stream: learned again from the beginning, so nobody else may be at work on the run."""
     with Run.open(run, write=True) as opened:
-        reviews = Reviews(opened.journal.file)
-        kept = len(list((run / "versions").glob("[0-9]*")))
-        did = forgetting_.erase(opened, reviews, found, "command line") | {"versions": kept}
+        reviews = Reviews(opened.journal.db)
+        kept = len(opened.versions.there())
+        did = forgetting_.erase(reviews, found, "command line") | {"versions": kept}
         with show.learning("learning again", quiet=quiet) as moment:
             forgetting_.relearn_stream(opened, reviews, moment)
         reviewing = Reviewing(opened, reviews)
         while reviewing.work():
             pass
-        forgetting_.scrub(reviews)
-        reviews.close()
+        opened.journal.db.scrub()
     return did
 
 
 def _ordered(run: Path, kind: str, detail: dict[str, Any]) -> dict[str, Any]:
     """Have it done by the server's writer if one is running, else here."""
     with Run.open(run) as opened:
-        reviews = Reviews(opened.journal.file)
+        reviews = Reviews(opened.journal.db)
         number = reviews.order(kind, detail, "command line")
         answer, until = None, time.monotonic() + _PATIENCE
         with show.console.status(kind):
@@ -115,7 +112,6 @@ def _ordered(run: Path, kind: str, detail: dict[str, Any]) -> dict[str, Any]:
                 row = reviews.rows("SELECT done, answer FROM orders WHERE number = ?", number)[0]
                 answer = json_.loads(row["answer"]) if row["done"] is not None else None
                 time.sleep(0.0 if answer else 0.2)
-        reviews.close()
     if answer is None:
         raise RunError(
             f"{run} is in use by another process, which has not done it yet; it stays ordered (number {number})"
@@ -133,11 +129,10 @@ def _work_if_alone(run: Path) -> None:
             raise
         return
     with opened:
-        reviews = Reviews(opened.journal.file)
+        reviews = Reviews(opened.journal.db)
         reviewing = Reviewing(opened, reviews)
         while reviewing.work():
             pass
-        reviews.close()
 
 
 def _pseudonym(run: Path, patient: str) -> str:

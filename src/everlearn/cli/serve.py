@@ -10,7 +10,7 @@ import typer
 
 from everlearn.cli import show
 from everlearn.errors import RunError, SettingError
-from everlearn.runs.config import Config
+from everlearn.runs import Config, Journal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,6 +42,20 @@ def serve(
             min=0, max=1, help="how much worse than the one in service a new version may be on cases kept for checking"
         ),
     ] = 0.05,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EVERLEARN_DATABASE",
+            help="PostgreSQL to keep the journal in, postgresql://HOST/NAME; an empty RUN joins the run that is there",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EVERLEARN_STORE",
+            help="folder or object store for versions, so that other machines can predict: s3://…, file://…",
+        ),
+    ] = None,
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM)")] = None,
     key: Annotated[Path | None, typer.Option(help="TLS key (PEM)")] = None,
 ) -> None:
@@ -51,6 +65,7 @@ def serve(
 
         from everlearn.server import Settings
         from everlearn.server.settings import LOOPBACK
+        from everlearn.server.sharing import share
     except ImportError as error:
         raise SettingError(f"serving needs {error.name}; install it with: pip install 'everlearn[serve]'") from None
     if (run / "config.toml").exists() and Config.load(run / "config.toml").data.of_texts:
@@ -60,6 +75,7 @@ def serve(
         run, cases, host, port, learns, rate if rate is not None else (0 if local else 600), max_mb * 2**20, margin
     )
     _free(host, port)
+    share(run, database, store)
     app = _app_of(settings)
     shown = f"[{host}]" if ":" in host else host
     show.console.print(f"open http{'s' if certificate else ''}://{shown}:{port} (end with Ctrl-C)", soft_wrap=True)
@@ -80,13 +96,31 @@ def token(
     run: Annotated[Path, typer.Argument(help="directory of the run")],
     name: Annotated[str, typer.Option(help="whose it is; verdicts are signed with it")],
     role: Annotated[str, typer.Option(help="viewer, reviewer or admin")] = "reviewer",
+    revoke: Annotated[bool, typer.Option("--revoke", help="take back all tokens of this name instead")] = False,
 ) -> None:
     """Make a token for RUN's server and print it; it cannot be shown again."""
     from everlearn.server.security import Tokens
 
-    if not any((run / name).exists() for name in ("config.toml", "campaign.toml")):
-        raise RunError(f"{run} is not a run: it has neither config.toml nor campaign.toml")
-    print(Tokens(run).create(name, role))
+    journal = _journal_of(run)
+    try:
+        tokens = Tokens(journal.db)
+        if not revoke:
+            print(tokens.create(name, role))
+        elif not (gone := tokens.revoke(name)):
+            raise SettingError(f"{name!r} has no token of this run")
+        else:
+            show.console.print(f"{gone} tokens of {name} taken back")
+    finally:
+        journal.close()
+
+
+def _journal_of(run: Path) -> Journal:
+    """The journal of a run or a campaign."""
+    if (run / "config.toml").exists():
+        return Journal(Config.load(run / "config.toml").database or run / "journal.sqlite")
+    if (run / "campaign.toml").exists():
+        return Journal(run / "journal.sqlite")
+    raise RunError(f"{run} is not a run: it has neither config.toml nor campaign.toml")
 
 
 def _app_of(settings: Settings) -> FastAPI:

@@ -102,6 +102,15 @@ def read_header(path: str | Path) -> tuple[str, str]:
         return "", ""
 
 
+def is_burnt_in(path: str | Path) -> bool:
+    """Whether a file says that its pixels hold text that identifies a person (Burned In Annotation, PS3.3 C.7.6.1)."""
+    from pydicom import dcmread
+
+    with one_line(path):
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
+        return str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+
+
 def _check_syntax(path: str | Path) -> None:
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from everlearn.runs.database import Database
+
 GENESIS = "0" * 64
+_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -27,41 +29,44 @@ class Verified:
     fault: str | None
 
 
-def append(db: sqlite3.Connection, actor: str, action: str, detail: dict[str, Any]) -> str:
-    """Add an entry within the caller's transaction, which must hold the write lock; returns its hash.
+def append(db: Database, actor: str, action: str, detail: dict[str, Any]) -> str:
+    """Add an entry within the caller's transaction; returns its hash.
 
     Examples
     --------
-    >>> from everlearn.runs.review_tables import REVIEW_TABLES
-    >>> db = sqlite3.connect(":memory:")
-    >>> _ = db.executescript(REVIEW_TABLES)
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from everlearn.runs.journal import Journal
+    >>> db = Journal(Path(tempfile.mkdtemp()) / "journal.sqlite").db
     >>> _ = append(db, "local", "review", {"number": 1})
     >>> verify(db).entries, verify(db).fault
     (1, None)
-    >>> _ = db.execute("UPDATE audit SET actor = 'someone else'")
+    >>> db.execute("UPDATE audit SET actor = 'someone else'")
     >>> verify(db).fault
     'entry 1 was changed: its hash does not fit its content'
     """
-    last = db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
-    number, previous = (1, GENESIS) if last is None else (last[0] + 1, last[1])
+    last = db.row("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1")
+    number, previous = (1, GENESIS) if last is None else (last["number"] + 1, last["hash"])
     at, text = time.time(), json.dumps(detail, sort_keys=True, ensure_ascii=False)
     value = _hash(previous, number, at, actor, action, text)
-    db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", (number, at, actor, action, text, previous, value))
+    db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", number, at, actor, action, text, previous, value)
     return value
 
 
-def verify(db: sqlite3.Connection) -> Verified:
+def verify(db: Database) -> Verified:
     """Walk the whole chain."""
     previous, count = GENESIS, 0
-    for number, at, actor, action, detail, said_previous, value in db.execute("SELECT * FROM audit ORDER BY number"):
-        count += 1
-        if number != count:
-            return Verified(count - 1, previous, f"entry {count} is missing: {number} follows {count - 1}")
-        if said_previous != previous:
-            return Verified(count - 1, previous, f"entry {number} does not follow the one before it")
-        if _hash(previous, number, at, actor, action, detail) != value:
-            return Verified(count - 1, previous, f"entry {number} was changed: its hash does not fit its content")
-        previous = value
+    while rows := db.rows("SELECT * FROM audit WHERE number > ? ORDER BY number LIMIT ?", count, _CHUNK):
+        for row in rows:
+            number = row["number"]
+            count += 1
+            if number != count:
+                return Verified(count - 1, previous, f"entry {count} is missing: {number} follows {count - 1}")
+            if row["previous"] != previous:
+                return Verified(count - 1, previous, f"entry {number} does not follow the one before it")
+            if _hash(previous, number, row["at"], row["actor"], row["action"], row["detail"]) != row["hash"]:
+                return Verified(count - 1, previous, f"entry {number} was changed: its hash does not fit its content")
+            previous = row["hash"]
     return Verified(count, previous, None)
 
 

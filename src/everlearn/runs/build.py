@@ -132,9 +132,16 @@ def fixed_shape(config: Config) -> tuple[int, int, int] | None:
     return (channels, size, size) if size and channels else None
 
 
-def build_learner(config: Config, shape: tuple[int, int, int], group: Group | None = None) -> Learner:
-    """Build the model and the method around it, for a group of processes where several learn together."""
+def build_learner(
+    config: Config, shape: tuple[int, int, int], group: Group | None = None, *, empty: bool = False
+) -> Learner:
+    """Build the model and the method around it, for a group of processes where several learn together.
+
+    An ``empty`` one, for a state to be loaded, reads no weights.
+    """
     settings = config.learner
+    if empty:
+        settings = settings.model_copy(update={"weights": None, "pretrained": False})
     if settings.method not in METHODS:
         near = difflib.get_close_matches(settings.method, METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -97,6 +97,16 @@ def drop(folder: Path, step: int) -> None:
     shutil.rmtree(folder / f"{step:08d}", ignore_errors=True)
 
 
+def progress_of(folder: Path, step: int) -> Progress:
+    """How far a checkpoint is, without its tensors; raises `RunError` where it is damaged."""
+    path = folder / f"{step:08d}"
+    try:
+        known = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return Progress(**{name: value for name, value in known.items() if name != "sha256"})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"checkpoint {path} cannot be read: {error}") from error
+
+
 def load(folder: Path, step: int) -> tuple[Progress, dict[str, Tensor]]:
     """Read one checkpoint; raises `RunError` where it is damaged."""
     path = folder / f"{step:08d}"

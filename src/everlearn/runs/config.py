@@ -88,6 +88,8 @@ class Config(_Part):
     alarms: bool = Field(True, description="predict each batch before learning it, and tell of drift")
     chosen: dict[str, str] = Field(default_factory=dict, description="settings nobody gave: what was chosen, and why")
     more: list[Continuation] = Field(default_factory=list, description="sources that the run went on with")
+    database: str | None = Field(None, description="PostgreSQL that holds the journal, without user and password")
+    store: str | None = Field(None, description="folder or object store that holds the versions as well, by URL")
 
     @property
     def parts(self) -> list[Continuation]:
@@ -106,10 +108,18 @@ class Config(_Part):
     def load(cls, file: Path) -> Config:
         """Read ``config.toml``."""
         try:
-            return cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+            return cls.parse(file.read_text(encoding="utf-8"), file)
         except FileNotFoundError as error:
             raise RunError(f"{file.parent} is not a run: it has no {file.name}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (UnicodeDecodeError, OSError) as error:
+            raise RunError(f"cannot read {file}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str, file: Path) -> Config:
+        """Take the text of ``config.toml``; ``file`` is how errors name it."""
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
             raise RunError(f"cannot read {file}: {error}") from error
         except ValidationError as error:
             raise RunError(f"{file}: {_one_line(error)}") from error

@@ -7,7 +7,6 @@ the result is what a learner would be that never saw it. The source's own files 
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.errors import DataError
-from everlearn.runs import audit_log, checkpoints, versions
+from everlearn.runs import audit_log, checkpoints
 from everlearn.runs.build import build_source
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.learn import Moment, learn
@@ -26,6 +25,8 @@ from everlearn.runs.watch import WATCH_IDS
 
 if TYPE_CHECKING:
     from everlearn.runs.reviewing import Reviewing
+
+ADD_REMOVED = "INSERT INTO removed VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 
 @dataclass(frozen=True)
@@ -89,29 +90,30 @@ def find_patient(run: Run, reviews: Reviews, patient: str, pseudonym: str) -> Fo
     return found
 
 
-def erase(run: Run, reviews: Reviews, found: Found, actor: str) -> dict[str, Any]:
+def erase(reviews: Reviews, found: Found, actor: str) -> dict[str, Any]:
     """Take what was found out of the journal and the log of predictions, and delete every state that had learned it."""
     cases = [f"u{number}" for number in found.cases]
     with reviews.transaction() as db:
         for number in found.reviews:
-            row = db.execute("SELECT case_id FROM reviews WHERE number = ?", (number,)).fetchone()
+            row = db.row("SELECT case_id FROM reviews WHERE number = ?", number)
             cases += [row["case_id"]] if row else []
             db.execute(
                 "UPDATE reviews SET status = 'forgotten', key = 'forgotten ' || number, case_id = 'forgotten', "
                 "note = '', box = NULL, patient = NULL, picture = NULL, code = NULL, said = NULL WHERE number = ?",
-                (number,),
+                number,
             )
-            db.execute("DELETE FROM samples WHERE id = ?", (REVIEW_IDS + number,))
+            db.execute("DELETE FROM samples WHERE id = ?", REVIEW_IDS + number)
         for number in found.cases:
-            db.execute("DELETE FROM cases WHERE number = ?", (number,))
+            db.execute("DELETE FROM cases WHERE number = ?", number)
         for id_ in [*found.ids, *(REVIEW_IDS + number for number in found.reviews)]:
-            db.execute("INSERT OR IGNORE INTO removed VALUES (?, ?)", (id_, time.time()))
-            db.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (id_, time.time()))
-            db.execute("UPDATE samples SET name = 'forgotten' WHERE id = ?", (id_,))
-            db.execute("UPDATE arrivals SET picture = NULL WHERE number = ?", (id_ - WATCH_IDS,))
+            db.execute(ADD_REMOVED, id_, time.time())
+            db.execute("INSERT INTO forgotten VALUES (?, ?) ON CONFLICT DO NOTHING", id_, time.time())
+            db.execute("UPDATE samples SET name = 'forgotten' WHERE id = ?", id_)
+            db.execute("UPDATE arrivals SET picture = NULL WHERE number = ?", id_ - WATCH_IDS)
+        for case in cases:
+            db.execute("DELETE FROM predictions WHERE what = ?", case)
         did = {"reviews": len(found.reviews), "cases": len(found.cases), "samples": len(found.ids)}
         audit_log.append(db, actor, "forget", did)
-    _forget_predictions(run, cases)
     return did
 
 
@@ -122,7 +124,7 @@ def unlearn_reviews(reviewing: Reviewing, found: Found) -> int:
     if steps:
         reviewing.branch_before(min(steps), "reviews were forgotten")
     for version in had:
-        versions.drop(reviewing.run.path, version)
+        reviewing.run.versions.drop(version)
     reviewing.learn_all()
     reviewing.renew_guard()
     reviewing.publish("reviews were forgotten", force=True)
@@ -137,36 +139,16 @@ def unlearn_reviews(reviewing: Reviewing, found: Found) -> int:
 def relearn_stream(run: Run, reviews: Reviews, show: Callable[[Moment], None] | None = None) -> None:
     """Learn the stream again from its beginning without what was removed, on a branch of its own."""
     with reviews.transaction() as db:
-        new = int(db.execute("SELECT MAX(branch) + 1 FROM branches").fetchone()[0])
-        db.execute("INSERT INTO branches VALUES (?, NULL, 0, 'samples were forgotten', ?)", (new, time.time()))
+        new = int(db.value("SELECT MAX(branch) + 1 FROM branches"))
+        db.execute("INSERT INTO branches VALUES (?, NULL, 0, 'samples were forgotten', ?)", new, time.time())
         db.execute("UPDATE versions SET status = 'retired' WHERE status IN ('in service', 'refused')")
         audit_log.append(db, "everlearn", "branch", {"branch": new, "of": None, "step": 0})
     for step in checkpoints.steps(run.path / "checkpoints"):
         checkpoints.drop(run.path / "checkpoints", step)
-    for number in versions.there(run.path):
-        versions.drop(run.path, number)
-    run.progress, run._tensors = Progress(branch=new), {}
+    for number in run.versions.there():
+        run.versions.drop(number)
+    run.adopt(Progress(branch=new), {})
     learn(run, show)
-
-
-def scrub(reviews: Reviews) -> None:
-    """Leave no bytes behind in the journal's free pages and its log."""
-    reviews.rows("VACUUM")
-    reviews.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _forget_predictions(run: Run, cases: list[str]) -> None:
-    file = run.path / "predictions.sqlite"
-    if not file.exists() or not cases:
-        return
-    db = sqlite3.connect(file, timeout=30)
-    try:
-        db.execute("PRAGMA secure_delete = ON")
-        db.executemany("DELETE FROM predictions WHERE what = ?", [(case,) for case in cases])
-        db.commit()
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        db.close()
 
 
 def _states_with(reviews: Reviews, numbers: set[int]) -> list[int]:

@@ -41,15 +41,14 @@ class Check:
 
 
 class Guard:
-    """Half of what the run held out (at most 300 samples), and of the experts' confirmations every fifth."""
+    """Half of what the run held out, and every fifth confirmation of the experts; of each the last 300 at most."""
 
     def __init__(self, run: Run, reviews: Reviews) -> None:
         self.run, self.reviews = run, reviews
-        self.known: dict[int, Check] = {}
         self.names: list[str] = []
         self.inputs = torch.zeros(0, *run.shape, dtype=torch.uint8)
         self.codes = torch.zeros(0, dtype=torch.int64)
-        self._high = 0
+        self._held = 0  # how many of them are held-out samples; behind them come reviews
         try:
             self._add_held_out()
         except EverlearnError as error:
@@ -58,7 +57,7 @@ class Guard:
 
     def check(self, learner: Learner) -> Check:
         """Measure a learner."""
-        self._add_reviews()
+        self._take_reviews()
         known = torch.tensor([int(code) in learner.classes.codes for code in self.codes], dtype=torch.bool)
         inputs, codes = self.inputs[known], self.codes[known]
         names = [name for name, k in zip(self.names, known.tolist()) if k]
@@ -84,16 +83,22 @@ class Guard:
             [self.codes, torch.tensor([codes[label] for label in labels.tolist()], dtype=torch.int64)]
         )
         self.names += [f"sample {i}" for i in kept.tolist()]
+        self._held = len(self.names)
 
-    def _add_reviews(self) -> None:
+    def _take_reviews(self) -> None:
+        """Bring the reviews up to date: the newest that were kept for checking and not withdrawn since."""
         rows = self.reviews.rows(
-            "SELECT * FROM reviews WHERE status = 'check' AND number > ? ORDER BY number", self._high
+            "SELECT number FROM reviews WHERE status = 'check' ORDER BY number DESC LIMIT ?", LARGEST
         )
-        for row in rows:
-            self._high = row["number"]
-            self.inputs = torch.cat([self.inputs, torch.from_numpy(picture_of(row))[None]])
-            self.codes = torch.cat([self.codes, torch.tensor([row["code"]])])
-            self.names.append(f"review {row['number']}")
+        numbers = sorted(int(row["number"]) for row in rows)
+        have = {name: place for place, name in enumerate(self.names)}
+        stay = [*range(self._held), *(have[f"review {n}"] for n in numbers if f"review {n}" in have)]
+        new = [self.reviews.get(n) for n in numbers if f"review {n}" not in have]
+        if len(stay) == len(self.names) and not new:
+            return
+        self.names = [self.names[place] for place in stay] + [f"review {row['number']}" for row in new if row]
+        self.inputs = torch.cat([self.inputs[stay], *(torch.from_numpy(picture_of(row))[None] for row in new if row)])
+        self.codes = torch.cat([self.codes[stay], torch.tensor([row["code"] for row in new if row], dtype=torch.int64)])
 
 
 def held_out(run: Run) -> tuple[Source, list[int], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""The journal: what happened in a run, in SQLite's write-ahead log.
+"""The journal: what happened in a run, in SQLite's write-ahead log or in PostgreSQL (`everlearn.runs.database`).
 
 Rows are numbered by the learner's step. A run that resumes from a checkpoint cuts off what lies behind it and learns it
 again, so every sample counts once.
@@ -7,14 +7,13 @@ again, so every sample counts once.
 from __future__ import annotations
 
 import json
-import sqlite3
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
+from everlearn.runs.database import Row, open_database
 from everlearn.runs.review_tables import LAYOUT, LINE, REVIEW_TABLES
 
 _TABLES = """
@@ -38,9 +37,33 @@ CREATE TABLE IF NOT EXISTS events
   (number INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, at REAL NOT NULL);
 """
 
+TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES + REVIEW_TABLES)
 
 LEARNED = "learned"
 """Why an arrival has no picture any more."""
+
+ADD_CLASS = (
+    "INSERT INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes WHERE true "
+    "ON CONFLICT DO NOTHING"
+)
+ADD_EVENT = "INSERT INTO events (step, kind, detail, at) VALUES (?, ?, ?, ?)"
+
+
+def replacing(table: str, key: str, *columns: str) -> str:
+    """A query that enters a row, in the place of one with the same key.
+
+    Examples
+    --------
+    >>> replacing("looks", "step", "correct")
+    'INSERT INTO looks (step, correct) VALUES (?, ?) ON CONFLICT (step) DO UPDATE SET correct = excluded.correct'
+    """
+    names, marks = ", ".join((key, *columns)), ", ".join("?" * (1 + len(columns)))
+    change = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {change}"
+
+
+ADD_STEP = replacing("steps", "step", "task", "samples", "loss", "at")
+ADD_SAMPLE = replacing("samples", "id", "step", "code", "name")
 
 
 class Journal:
@@ -56,185 +79,139 @@ class Journal:
     [(3, 'task')]
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        with self._one_line_errors():
-            self._db = sqlite3.connect(file, timeout=10, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on disk when it returns
-            if self._db.execute("PRAGMA user_version").fetchone()[0] < LAYOUT:
-                self._db.executescript(f"{_TABLES}{REVIEW_TABLES}PRAGMA user_version = {LAYOUT};")
+    def __init__(self, place: Path | str) -> None:
+        self.db = open_database(place)
+        try:
+            self.db.define(_TABLES + REVIEW_TABLES, LAYOUT)
+        except BaseException:
+            self.db.close()
+            raise
 
     def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
         """Enter a source, once; gives its samples' first id and a code for each of its classes."""
-        with self._one_line_errors():
-            known = self._db.execute(
-                "SELECT first_id FROM sources WHERE spec = ? AND samples = ?", (spec, samples)
-            ).fetchone()
-            if known is None:
-                first = self._db.execute("SELECT COALESCE(MAX(first_id + samples), 0) FROM sources").fetchone()[0]
-                self._db.execute(
-                    "INSERT INTO sources (spec, first_id, samples) VALUES (?, ?, ?)", (spec, first, samples)
-                )
-            else:
-                first = known["first_id"]
-            for name in class_names:
-                self._add_class(name)
-            names = {name: code for code, name in self.class_names().items()}
-        return first, [names[name] for name in class_names]
-
-    def _add_class(self, name: str) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes", (name,)
-        )
+        first = self.db.value("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
+        if first is None:
+            first = self.db.value("SELECT COALESCE(MAX(first_id + samples), 0) FROM sources")
+            self.db.execute("INSERT INTO sources (spec, first_id, samples) VALUES (?, ?, ?)", spec, first, samples)
+        known = set(self.class_names().values())
+        for name in class_names:
+            if name not in known:
+                self.db.execute(ADD_CLASS, name)
+        codes = {name: code for code, name in self.class_names().items()}
+        return first, [codes[name] for name in class_names]
 
     def class_names(self) -> dict[int, str]:
         """Name of each label code."""
-        return {row["code"]: row["name"] for row in self._rows("SELECT code, name FROM classes ORDER BY code")}
+        return {row["code"]: row["name"] for row in self.db.rows("SELECT code, name FROM classes ORDER BY code")}
 
     def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
         """Enter one step and its samples (id, code, name)."""
-        with self._one_line_errors():
-            self._db.execute(
-                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?)", (step, task, len(samples), loss, time.time())
-            )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO samples (id, step, code, name) VALUES (?, ?, ?, ?)",
-                [(id_, step, code, name) for id_, code, name in samples],
-            )
+        self.db.execute(ADD_STEP, step, task, len(samples), loss, time.time())
+        self.db.execute_many(ADD_SAMPLE, [(id_, step, code, name) for id_, code, name in samples])
 
     def quarantine(self, step: int, id_: int, name: str, reason: str) -> None:
         """Enter a sample that could not be read."""
-        with self._one_line_errors():
-            self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (id_, step, name, reason))
+        self.db.execute(replacing("quarantine", "id", "step", "name", "reason"), id_, step, name, reason)
 
     def evaluation(self, number: int, step: int, accuracies: list[float | None]) -> None:
         """Enter a row of the accuracy matrix."""
-        with self._one_line_errors():
-            self._db.execute(
-                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)",
-                (number, step, json.dumps(accuracies), time.time()),
-            )
+        query = replacing("evaluations", "number", "step", "accuracies", "at")
+        self.db.execute(query, number, step, json.dumps(accuracies), time.time())
 
     def event(self, step: int, kind: str, detail: dict[str, Any]) -> None:
         """Enter anything else worth knowing later."""
-        with self._one_line_errors():
-            self._db.execute(
-                "INSERT INTO events (step, kind, detail, at) VALUES (?, ?, ?, ?)",
-                (step, kind, json.dumps(detail), time.time()),
-            )
+        self.db.execute(ADD_EVENT, step, kind, json.dumps(detail), time.time())
 
     def look(self, step: int, samples: int, right: int) -> None:
         """Enter how many samples of known classes a step had, and how many were right before they were learned."""
-        with self._one_line_errors():
-            self._db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", (step, samples, right))
+        self.db.execute(replacing("looks", "step", "samples", "correct"), step, samples, right)
 
-    def looks(self) -> list[sqlite3.Row]:
+    def looks(self) -> list[Row]:
         """Predictions before learning, by step: step, samples, correct."""
-        return self._rows("SELECT * FROM looks ORDER BY step")
+        return self.db.rows("SELECT * FROM looks ORDER BY step")
 
     def arrived(self, folder: str) -> set[str]:
         """Files of a watched folder that have been entered, relative to it."""
-        return {row["path"] for row in self._rows("SELECT path FROM arrivals WHERE folder = ?", folder)}
+        return {row["path"] for row in self.db.rows("SELECT path FROM arrivals WHERE folder = ?", folder)}
 
-    def arrive(self, part: int, folder: str, files: list[tuple[str, Any]]) -> list[sqlite3.Row]:
+    def arrive(self, part: int, folder: str, files: list[tuple[str, Any]]) -> list[Row]:
         """Enter files ``CLASS/NAME`` that have arrived, each with its picture (an array) or what is wrong with it.
 
         They are one batch, and durable when this returns. Gives the rows.
         """
-        with self._one_line_errors():
-            batch = self._db.execute("SELECT COALESCE(MAX(batch), 0) + 1 FROM arrivals").fetchone()[0]
-            for path, found in files:
-                name = path.split("/")[0]
-                bad = isinstance(found, str)
-                if not bad:
-                    self._add_class(name)
-                self._db.execute(
-                    "INSERT INTO arrivals (part, batch, folder, path, code, picture, reason) VALUES "
-                    "(?, ?, ?, ?, COALESCE((SELECT code FROM classes WHERE name = ?), -1), ?, ?)",
-                    (part, batch, folder, path, name, None if bad else found.tobytes(), found if bad else None),
-                )
-            self._db.commit()
-        return self._rows("SELECT * FROM arrivals WHERE batch = ? ORDER BY number", batch)
+        batch = self.db.value("SELECT COALESCE(MAX(batch), 0) + 1 FROM arrivals")
+        for path, found in files:
+            name = path.split("/")[0]
+            bad = isinstance(found, str)
+            if not bad:
+                self.db.execute(ADD_CLASS, name)
+            self.db.execute(
+                "INSERT INTO arrivals (part, batch, folder, path, code, picture, reason) VALUES "
+                "(?, ?, ?, ?, COALESCE((SELECT code FROM classes WHERE name = ?), -1), ?, ?)",
+                *(part, batch, folder, path, name, None if bad else found.tobytes(), found if bad else None),
+            )
+        self.db.commit()
+        return self.db.rows("SELECT * FROM arrivals WHERE batch = ? ORDER BY number", batch)
 
-    def arrivals(self, part: int, position: int) -> list[list[sqlite3.Row]]:
+    def arrivals(self, part: int, position: int) -> list[list[Row]]:
         """Batches of files that arrived for a part, from a position on."""
-        rows = self._rows("SELECT * FROM arrivals WHERE part = ? ORDER BY number", part)[position:]
+        rows = self.db.rows("SELECT * FROM arrivals WHERE part = ? ORDER BY number", part)[position:]
         numbers = sorted({row["batch"] for row in rows})
         return [[row for row in rows if row["batch"] == number] for number in numbers]
 
     def forget_pictures(self, part: int, position: int) -> None:
         """Drop the pictures of arrivals before a position; a checkpoint that is never gone behind has learned them."""
-        with self._one_line_errors():
-            self._db.execute(
-                "UPDATE arrivals SET picture = NULL, reason = COALESCE(reason, ?) WHERE number IN "
-                "(SELECT number FROM arrivals WHERE part = ? ORDER BY number LIMIT ?)",
-                (LEARNED, part, position),
-            )
+        self.db.execute(
+            "UPDATE arrivals SET picture = NULL, reason = COALESCE(reason, ?) WHERE number IN "
+            "(SELECT number FROM arrivals WHERE part = ? ORDER BY number LIMIT ?)",
+            *(LEARNED, part, position),
+        )
 
-    def alarms(self) -> list[sqlite3.Row]:
+    def alarms(self) -> list[Row]:
         """New classes and drift, in order: events with step, kind and detail (JSON)."""
-        return self._rows("SELECT * FROM events WHERE kind IN ('new class', 'drift') ORDER BY number")
+        return self.db.rows("SELECT * FROM events WHERE kind IN ('new class', 'drift') ORDER BY number")
 
     def rewind(self, step: int) -> None:
         """Forget what was learned behind a step; events stay, but for alarms, which learning again raises again."""
-        with self._one_line_errors():
-            for table in ("steps", "samples", "quarantine", "evaluations", "looks"):
-                self._db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
-            self._db.execute("DELETE FROM events WHERE step > ? AND kind IN ('new class', 'drift')", (step,))
-            self._db.execute(
-                "DELETE FROM learnings WHERE branch = (SELECT MAX(branch) FROM branches) AND step > ?", (step,)
-            )
-            self._db.commit()
+        for table in ("steps", "samples", "quarantine", "evaluations", "looks"):
+            self.db.execute(f"DELETE FROM {table} WHERE step > ?", step)
+        self.db.execute("DELETE FROM events WHERE step > ? AND kind IN ('new class', 'drift')", step)
+        self.db.execute("DELETE FROM learnings WHERE branch = (SELECT MAX(branch) FROM branches) AND step > ?", step)
+        self.db.commit()
 
     def forgotten(self) -> list[int]:
         """Ids of samples that must never be learned again."""
-        return [row["id"] for row in self._rows("SELECT id FROM forgotten ORDER BY id")]
+        return [row["id"] for row in self.db.rows("SELECT id FROM forgotten ORDER BY id")]
 
     def on_line(self, branch: int, step: int) -> bool:
         """Whether a state of a branch belongs to what counts now; after an undo or roll-back others do not."""
-        return bool(self._rows(LINE + "SELECT 1 FROM line WHERE branch = ? AND upto >= ?", branch, step))
+        return bool(self.db.rows(LINE + "SELECT 1 FROM line WHERE branch = ? AND upto >= ?", branch, step))
 
     def commit(self) -> None:
         """Make everything entered so far durable."""
-        with self._one_line_errors():
-            self._db.commit()
+        self.db.commit()
 
     def close(self) -> None:
         """Commit and close."""
-        self.commit()
-        self._db.close()
+        self.db.close()
 
-    def events(self, kind: str | None = None) -> list[sqlite3.Row]:
+    def events(self, kind: str | None = None) -> list[Row]:
         """Events in order, of one kind or all."""
         if kind is None:
-            return self._rows("SELECT * FROM events ORDER BY number")
-        return self._rows("SELECT * FROM events WHERE kind = ? ORDER BY number", kind)
+            return self.db.rows("SELECT * FROM events ORDER BY number")
+        return self.db.rows("SELECT * FROM events WHERE kind = ? ORDER BY number", kind)
 
-    def steps(self) -> list[sqlite3.Row]:
+    def steps(self) -> list[Row]:
         """Steps in order: step, task, samples, loss, at (seconds since 1970)."""
-        return self._rows("SELECT * FROM steps ORDER BY step")
+        return self.db.rows("SELECT * FROM steps ORDER BY step")
 
-    def quarantined(self) -> list[sqlite3.Row]:
+    def quarantined(self) -> list[Row]:
         """Samples put aside: id, step, name, reason."""
-        return self._rows("SELECT * FROM quarantine ORDER BY id")
+        return self.db.rows("SELECT * FROM quarantine ORDER BY id")
 
-    def sample(self, id_: int) -> sqlite3.Row | None:
+    def sample(self, id_: int) -> Row | None:
         """One learned sample: id, step, code, name."""
-        rows = self._rows("SELECT * FROM samples WHERE id = ?", id_)
-        return rows[0] if rows else None
-
-    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._one_line_errors():
-            return self._db.execute(query, values).fetchall()
-
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise RunError(f"cannot use the journal {self.file}: {error}; the last checkpoint is intact") from error
+        return self.db.row("SELECT * FROM samples WHERE id = ?", id_)
 
 
 class Follower(Journal):
@@ -242,11 +219,11 @@ class Follower(Journal):
 
     def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
         """What the writing process has entered."""
-        known = self._rows("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
+        first = self.db.value("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
         codes = {name: code for code, name in self.class_names().items()}
-        if not known or not set(class_names) <= codes.keys():
+        if first is None or not set(class_names) <= codes.keys():
             raise RunError(f"{spec} is not here what rank 0 sees; give all processes the same files")
-        return known[0]["first_id"], [codes[name] for name in class_names]
+        return first, [codes[name] for name in class_names]
 
     def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
         """Nothing."""

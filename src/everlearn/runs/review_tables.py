@@ -3,6 +3,7 @@
 History is a tree that is only ever added to. A *branch* begins where an earlier state was taken up again (undo,
 roll-back, forgetting, a damaged checkpoint); a *learning* says at which step of which branch a review was learned. What
 the learner knows now is the *line*: the newest branch, and of each of its ancestors the steps before it was left.
+``shared`` holds what servers on other machines need to join in: the run's configuration and its secret.
 """
 
 REVIEW_TABLES = """
@@ -14,7 +15,7 @@ CREATE INDEX IF NOT EXISTS reviews_of_case ON reviews (case_id);
 CREATE INDEX IF NOT EXISTS reviews_by_status ON reviews (status, number);
 CREATE TABLE IF NOT EXISTS branches (
   branch INTEGER PRIMARY KEY, parent INTEGER, base_step INTEGER NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL);
-INSERT OR IGNORE INTO branches VALUES (0, NULL, 0, 'the stream', 0);
+INSERT INTO branches VALUES (0, NULL, 0, 'the stream', 0) ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS learnings (
   branch INTEGER NOT NULL, step INTEGER NOT NULL, review INTEGER NOT NULL, loss REAL NOT NULL, at REAL NOT NULL,
   PRIMARY KEY (branch, step), UNIQUE (branch, review));
@@ -33,16 +34,22 @@ CREATE TABLE IF NOT EXISTS forgotten (id INTEGER PRIMARY KEY, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS audit (
   number INTEGER PRIMARY KEY, at REAL NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL,
   previous TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS predictions (
+  number INTEGER PRIMARY KEY, at REAL NOT NULL, actor TEXT NOT NULL, what TEXT NOT NULL, version INTEGER NOT NULL,
+  label TEXT NOT NULL, probability REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS shared (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
-LAYOUT = 4
-"""Of a journal, as SQLite's ``user_version``: what an older one lacks is added when it is opened."""
+LAYOUT = 5
+"""Of a journal: what one of an older layout lacks is added when it is opened."""
 
 LINE = """
 WITH RECURSIVE line(branch, upto) AS (
   SELECT MAX(branch), 9223372036854775807 FROM branches
   UNION ALL
-  SELECT b.parent, MIN(line.upto, b.base_step) FROM line JOIN branches b ON b.branch = line.branch
+  SELECT b.parent, CASE WHEN line.upto < b.base_step THEN line.upto ELSE b.base_step END
+  FROM line JOIN branches b ON b.branch = line.branch
   WHERE b.parent IS NOT NULL
 )
 """

@@ -11,21 +11,25 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 
-from everlearn.errors import EverlearnError, RunError
+from everlearn.errors import DataError, EverlearnError, RunError
 from everlearn.learners import Learner
-from everlearn.runs import audit_log, checkpoints, forgetting, versions
+from everlearn.runs import audit_log, checkpoints, orders
 from everlearn.runs.build import build_learner
 from everlearn.runs.checkpoints import Progress
+from everlearn.runs.database import Row
 from everlearn.runs.guard import Check, Guard
+from everlearn.runs.journal import ADD_EVENT, ADD_SAMPLE, ADD_STEP
 from everlearn.runs.review_step import forget, learn_review
 from everlearn.runs.review_tables import LINE, ON_LINE
 from everlearn.runs.reviews import REVIEW_IDS, Reviews, picture_of
 from everlearn.runs.run import Run
+from everlearn.runs.versions import superfluous
 
 MARGIN = 0.05
 
@@ -38,11 +42,12 @@ class Reviewing:
     run : Run
         Open for writing.
     reviews : Reviews
-        Of the same run.
+        On the run's own connection: it holds the lock of the one who learns.
     margin : float
         By how much a new version's accuracy on the guard's cases may fall below that of the version in service.
     publish_after : float
-        Seconds of learning after which a version is published while more reviews wait.
+        Seconds of learning after which a version is published while more reviews wait; longer where publishing takes
+        more than half as long, so that learning has two thirds of the time. With 0, a version for every review.
 
     Attributes
     ----------
@@ -52,20 +57,25 @@ class Reviewing:
     """
 
     def __init__(self, run: Run, reviews: Reviews, *, margin: float = MARGIN, publish_after: float = 1.0) -> None:
-        self.run, self.reviews, self.margin, self.publish_after = run, reviews, margin, publish_after
+        self.run, self.reviews, self.db = run, reviews, run.journal.db
+        self.margin, self.publish_after = margin, publish_after
         self.learner = self._recover()
         self.guard = Guard(run, reviews)
+        self._checked: tuple[int, Check] | None = None  # the version in service
+        self._published = 0.0  # seconds that publishing the last version took
         self._fresh: list[tuple[int, int, float]] = []  # learned in memory only: step, review, loss
         self._put_in_service()
 
     def work(self) -> bool:
         """One round: carry out orders, take back what was withdrawn, or learn what waits. Whether anything was done."""
-        if self._carry_out_orders() or self._take_back():
+        if orders.carry_out(self) or self._take_back():
             return True
-        self.learn_all(self.publish_after)
+        self.learn_all(self.publish_after and max(self.publish_after, 2 * self._published))
         if not self._fresh:
             return False
+        begun = time.monotonic()
         self.publish()
+        self._published = time.monotonic() - begun
         return True
 
     def learn_all(self, seconds: float = math.inf) -> None:
@@ -87,23 +97,19 @@ class Reviewing:
         progress = self.run.progress
         with self.reviews.transaction() as db:
             for step, number, loss in self._fresh:
-                db.execute(
-                    "INSERT INTO learnings VALUES (?, ?, ?, ?, ?)", (progress.branch, step, number, loss, time.time())
-                )
-                db.execute("INSERT OR REPLACE INTO steps VALUES (?, NULL, 1, ?, ?)", (step, loss, time.time()))
-                db.execute(
-                    "INSERT OR REPLACE INTO samples SELECT ?, ?, code, 'review ' || number FROM reviews "
-                    "WHERE number = ?",
-                    (REVIEW_IDS + number, step, number),
-                )
+                now = time.time()
+                db.execute("INSERT INTO learnings VALUES (?, ?, ?, ?, ?)", progress.branch, step, number, loss, now)
+                db.execute(ADD_STEP, step, None, 1, loss, now)
+                code = db.value("SELECT code FROM reviews WHERE number = ?", number)
+                db.execute(ADD_SAMPLE, REVIEW_IDS + number, step, code, f"review {number}")
         learned, self._fresh = [number for _, number, _ in self._fresh], []
         checkpoint = self.run.save(self.learner)
         self._enter_version(checkpoint, learned, reason, force)
 
     def _enter_version(self, checkpoint: Any, learned: list[int], reason: str, force: bool) -> None:
         serving = self.reviews.in_service()
-        number = int(self.reviews.rows("SELECT COALESCE(MAX(number), 0) + 1 AS n FROM versions")[0]["n"])
-        versions.publish(self.run.path, number, checkpoint)
+        number = int(self.db.value("SELECT COALESCE(MAX(number), 0) + 1 FROM versions"))
+        self.run.versions.publish(number, checkpoint)
         check = self.guard.check(self.learner)
         status = "in service"
         if serving is not None and not force:
@@ -114,26 +120,17 @@ class Reviewing:
                     f"of {n} cases kept for checking it has {lost} fewer right than version {serving['number']}; "
                     f"at most {self.margin:.0%} are allowed"
                 )
-        self.guard.known[number] = check
+        if status == "in service":
+            self._checked = number, check
         with self.reviews.transaction() as db:
             if status == "in service":
                 db.execute("UPDATE versions SET status = 'retired' WHERE status = 'in service'")
-            total = db.execute(f"{LINE} SELECT COUNT(*) FROM {ON_LINE}").fetchone()[0]
+            total = db.value(f"{LINE} SELECT COUNT(*) FROM {ON_LINE}")
+            measured = (check.n, check.accuracy, json.dumps(check.by_class), check.temperature)
+            where = (self.run.progress.branch, self.learner.step)
             db.execute(
                 "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    self.run.progress.branch,
-                    self.learner.step,
-                    total,
-                    time.time(),
-                    status,
-                    reason,
-                    check.n,
-                    check.accuracy,
-                    json.dumps(check.by_class),
-                    check.temperature,
-                ),
+                *(number, *where, total, time.time(), status, reason, *measured),
             )
             detail = {"version": number, "status": status, "learned": learned}
             audit_log.append(db, "everlearn", "version", detail)
@@ -141,12 +138,12 @@ class Reviewing:
 
     def _check_of(self, number: int) -> Check:
         """How a version does on the guard's cases; measured anew by a writer that did not make it."""
-        if number not in self.guard.known:
-            _, tensors = versions.load(self.run.path, number)
-            learner = build_learner(self.run.config, self.run.shape)
+        if self._checked is None or self._checked[0] != number:
+            _, tensors = self.run.versions.load(number)
+            learner = build_learner(self.run.config, self.run.shape, empty=True)
             learner.load_state_dict(tensors)
-            self.guard.known[number] = self.guard.check(learner)
-        return self.guard.known[number]
+            self._checked = number, self.guard.check(learner)
+        return self._checked[1]
 
     def _put_in_service(self) -> None:
         """See to it that a whole version is in service, and that the state reached has been offered as one."""
@@ -155,7 +152,7 @@ class Reviewing:
             self.publish("as the stream left it")
             return
         try:
-            versions.load(self.run.path, serving["number"])
+            self.run.versions.load(serving["number"])
         except RunError:
             self.publish(f"version {serving['number']}, which was in service, was damaged", force=True)
             return
@@ -167,11 +164,11 @@ class Reviewing:
             self.publish("taken up again")
 
     def _drop_old(self, in_service: int | None) -> None:
-        gone = versions.superfluous(versions.there(self.run.path), in_service)
+        gone = superfluous(self.run.versions.there(), in_service)
         for number in gone:
-            versions.drop(self.run.path, number)
+            self.run.versions.drop(number)
 
-    def _learn(self, row: Any) -> bool:
+    def _learn(self, row: Row) -> bool:
         correction = row["verdict"] == "correct"
         picture = torch.from_numpy(picture_of(row))
         try:
@@ -191,11 +188,9 @@ class Reviewing:
     def _set_aside(self, number: int, problem: str) -> None:
         """A review that cannot be learned: leave it out, and take the learner up again as it was before."""
         with self.reviews.transaction() as db:
-            db.execute("UPDATE reviews SET status = 'set aside' WHERE number = ?", (number,))
-            db.execute(
-                "INSERT INTO events (step, kind, detail, at) VALUES (?, 'warning', ?, ?)",
-                (self.learner.step, json.dumps({"text": f"review {number} cannot be learned: {problem}"}), time.time()),
-            )
+            db.execute("UPDATE reviews SET status = 'set aside' WHERE number = ?", number)
+            detail = json.dumps({"text": f"review {number} cannot be learned: {problem}"})
+            db.execute(ADD_EVENT, self.learner.step, "warning", detail, time.time())
             audit_log.append(db, "everlearn", "set aside", {"review": number})
         self._fresh = []
         self.learner = self._recover()
@@ -204,13 +199,12 @@ class Reviewing:
 
     def _take_back(self) -> bool:
         """Go back to before the first withdrawn review that was learned; the others are learned again."""
-        rows = self.reviews.rows(
-            f"{LINE} SELECT MIN(l.step) AS step FROM {ON_LINE} JOIN reviews r ON r.number = l.review "
-            "WHERE r.status != 'learn'"
+        step = self.db.value(
+            f"{LINE} SELECT MIN(l.step) FROM {ON_LINE} JOIN reviews r ON r.number = l.review WHERE r.status != 'learn'"
         )
-        if rows[0]["step"] is None:
+        if step is None:
             return False
-        self.branch_before(int(rows[0]["step"]), "a review was taken back")
+        self.branch_before(int(step), "a review was taken back")
         self.learn_all()
         self.publish("a review was taken back", force=True)
         return True
@@ -219,23 +213,23 @@ class Reviewing:
         """Take up the newest state on the line before a step, on a new branch."""
         for _, progress, tensors in self._states():
             if progress.step < step:
-                self._branch(progress, reason)
-                self._take_up(progress, tensors)
+                self.branch(progress, reason)
+                self.take_up(progress, tensors)
                 return
-        raise RunError(f"{self.run.path} keeps no state from before step {step}; expected its first version at least")
+        raise DataError(f"{self.run.path} keeps no state from before step {step}; expected its first version at least")
 
-    def _branch(self, base: Progress, reason: str) -> None:
+    def branch(self, base: Progress, reason: str) -> None:
+        """Begin a new branch at a state."""
         with self.reviews.transaction() as db:
-            new = int(db.execute("SELECT MAX(branch) + 1 FROM branches").fetchone()[0])
-            db.execute(
-                "INSERT INTO branches VALUES (?, ?, ?, ?, ?)", (new, base.branch, base.step, reason, time.time())
-            )
+            new = int(db.value("SELECT MAX(branch) + 1 FROM branches"))
+            db.execute("INSERT INTO branches VALUES (?, ?, ?, ?, ?)", new, base.branch, base.step, reason, time.time())
             audit_log.append(db, "everlearn", "branch", {"branch": new, "of": base.branch, "step": base.step})
         base.branch = new
 
-    def _take_up(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+    def take_up(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from a state; what lies behind it is struck out."""
         run = self.run
-        run.progress, run._tensors = progress, tensors
+        run.adopt(progress, tensors)
         run.journal.rewind(progress.step)
         for step in checkpoints.steps(run.path / "checkpoints"):
             if step > progress.step:
@@ -243,23 +237,33 @@ class Reviewing:
         self.learner = run.learner()
         forget(self.learner, [row["id"] for row in self.reviews.rows("SELECT id FROM removed")])
         self._fresh = []
-        found = self.reviews.rows(f"{LINE} SELECT COALESCE(MAX(l.review), 0) AS n FROM {ON_LINE}")
-        self.high = int(found[0]["n"])
+        self.high = int(self.db.value(f"{LINE} SELECT COALESCE(MAX(l.review), 0) FROM {ON_LINE}"))
 
     def _recover(self) -> Learner:
         """Start from the newest whole state that counts."""
-        run, current = self.run, int(self.reviews.rows("SELECT MAX(branch) AS b FROM branches")[0]["b"])
+        run, current = self.run, int(self.db.value("SELECT MAX(branch) FROM branches"))
+        self._tidy()
         for _, progress, tensors in self._states():
             if progress.branch != current:
-                limit = self.reviews.rows(LINE + "SELECT upto FROM line WHERE branch = ?", progress.branch)[0]["upto"]
-                behind = self.reviews.rows(f"{LINE} SELECT 1 FROM {ON_LINE} WHERE l.step > ? LIMIT 1", progress.step)
+                limit = self.db.value(LINE + "SELECT upto FROM line WHERE branch = ?", progress.branch)
+                behind = self.db.value(f"{LINE} SELECT COUNT(*) FROM {ON_LINE} WHERE l.step > ?", progress.step)
                 if progress.step < limit and behind:  # every state nearer to the end is damaged
-                    self._branch(progress, "newer states were damaged")
+                    self.branch(progress, "newer states were damaged")
                 else:
                     progress.branch = current
-            self._take_up(progress, tensors)
+            self.take_up(progress, tensors)
             return self.learner
         raise RunError(f"{run.path} has no checkpoint yet; let it learn first (everlearn learn --resume {run.path})")
+
+    def _tidy(self) -> None:
+        """Delete what does not count any more, as where another machine has gone back, perhaps to forget."""
+        folder = self.run.path / "checkpoints"
+        for step in checkpoints.steps(folder):
+            with suppress(RunError):  # a damaged one is told of when it is read
+                known = checkpoints.progress_of(folder, step)
+                if not self.run.journal.on_line(known.branch, known.step):
+                    checkpoints.drop(folder, step)
+        self.run.versions.tidy()
 
     def _states(self) -> Iterator[tuple[str, Progress, dict[str, torch.Tensor]]]:
         """States on the line, newest first; damaged ones are passed over with a warning in the journal."""
@@ -268,9 +272,9 @@ class Reviewing:
         for step in checkpoints.steps(run.path / "checkpoints"):
             places.append((step, partial(checkpoints.load, run.path / "checkpoints", step), f"checkpoint {step}"))
         steps = {row["number"]: row["step"] for row in self.reviews.versions()}
-        for number in versions.there(run.path):
+        for number in run.versions.there():
             if number in steps:
-                places.append((steps[number], partial(versions.load, run.path, number), f"version {number}"))
+                places.append((steps[number], partial(run.versions.load, number), f"version {number}"))
         for _, read, name in sorted(places, key=lambda place: -place[0]):
             try:
                 progress, tensors = read()
@@ -282,62 +286,3 @@ class Reviewing:
                 continue
             seen.add((progress.branch, progress.step))
             yield name, progress, tensors
-
-    # orders
-
-    def _carry_out_orders(self) -> bool:
-        orders = self.reviews.rows("SELECT * FROM orders WHERE done IS NULL ORDER BY number")
-        for order in orders:
-            detail = json.loads(order["detail"])
-            try:
-                answer = self._ORDERS[order["kind"]](self, **detail)
-            except EverlearnError as error:
-                answer = {"error": str(error)}
-            with self.reviews.transaction() as db:
-                db.execute(
-                    "UPDATE orders SET done = ?, answer = ? WHERE number = ?",
-                    (time.time(), json.dumps(answer), order["number"]),
-                )
-        return bool(orders)
-
-    def _roll_back(self, version: int) -> dict[str, Any]:
-        """Serve an earlier version again and learn on from it; what was learned since is set aside."""
-        row = next((v for v in self.reviews.versions() if v["number"] == version), None)
-        if row is None or version not in versions.there(self.run.path):
-            kept = ", ".join(map(str, versions.there(self.run.path)))
-            raise RunError(f"version {version} is not kept; expected one of {kept}")
-        progress, tensors = versions.load(self.run.path, version)
-        before = {r["review"] for r in self.reviews.learned()}
-        self._branch(progress, f"rolled back to version {version}")
-        after = {r["review"] for r in self.reviews.learned()}
-        with self.reviews.transaction() as db:
-            for number in before - after:
-                db.execute("UPDATE reviews SET status = 'set aside' WHERE number = ? AND status = 'learn'", (number,))
-            for number in after:
-                db.execute("UPDATE reviews SET status = 'learn' WHERE number = ? AND status = 'set aside'", (number,))
-            db.execute("UPDATE versions SET status = 'retired' WHERE status = 'in service'")
-            db.execute("UPDATE versions SET status = 'in service' WHERE number = ?", (version,))
-            audit_log.append(db, "everlearn", "rolled back", {"version": version, "set aside": sorted(before - after)})
-        self._take_up(progress, tensors)
-        self.run.save(self.learner)
-        return {"version": version, "set_aside": sorted(before - after)}
-
-    def _remove(self, ids: list[int]) -> dict[str, Any]:
-        """Take samples out of memory, now and in every state that is taken up later."""
-        with self.reviews.transaction() as db:
-            for id_ in ids:
-                db.execute("INSERT OR IGNORE INTO removed VALUES (?, ?)", (id_, time.time()))
-            audit_log.append(db, "everlearn", "removed from memory", {"samples": ids})
-        removed = forget(self.learner, ids)
-        self.publish(f"{removed} samples were removed from memory")
-        return {"removed": removed}
-
-    def _forget(self, reviews: list[int], cases: list[int]) -> dict[str, Any]:
-        """Forget reviews and cases that were sent (`everlearn.runs.forgetting`)."""
-        found = forgetting.Found(reviews, cases)
-        did = forgetting.erase(self.run, self.reviews, found, "everlearn")
-        dropped = forgetting.unlearn_reviews(self, found)
-        forgetting.scrub(self.reviews)
-        return did | {"versions": dropped}
-
-    _ORDERS: dict[str, Callable[..., dict[str, Any]]] = {"roll back": _roll_back, "remove": _remove, "forget": _forget}  # noqa: RUF012

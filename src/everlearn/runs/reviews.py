@@ -6,21 +6,19 @@ Any number of processes may add reviews; one, which holds the run's lock, learns
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 import time
+import uuid
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import DataError, RunError
+from everlearn.errors import DataError
 from everlearn.runs import audit_log
+from everlearn.runs.database import Database, Row
+from everlearn.runs.journal import ADD_CLASS
 from everlearn.runs.review_tables import LINE, ON_LINE
 
 Verdict = Literal["accept", "correct", "unsure"]
@@ -75,95 +73,90 @@ class Review:
 class Reviews:
     """The reviews in a run's journal.
 
+    Parameters
+    ----------
+    db : Database
+        A connection to the journal; reviews can be added by any number of them.
+
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> from everlearn.runs import Journal
-    >>> file = Path(tempfile.mkdtemp()) / "journal.sqlite"
-    >>> journal = Journal(file)
-    >>> reviews = Reviews(file)
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.sqlite")
+    >>> reviews = Reviews(journal.db)
     >>> row = reviews.add(Review("a", "correct", "cat", np.zeros((1, 8, 8), np.uint8)))
     >>> row["number"], row["status"], [r["number"] for r in reviews.waiting(0)]
     (1, 'learn', [1])
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._lock = threading.RLock()
-        with self._one_line_errors():
-            self._db = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on disk when it returns
-            self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+    def __init__(self, db: Database) -> None:
+        self.db, self.rows, self.transaction = db, db.rows, db.transaction
 
-    def add(self, review: Review) -> sqlite3.Row:
+    def add(self, review: Review) -> Row:
         """Enter a review; it is durable when this returns. The same key again gives the review that is there."""
         _check(review)
         with self.transaction() as db:
-            if review.key is not None:
-                known = db.execute("SELECT * FROM reviews WHERE key = ?", (review.key,)).fetchone()
-                if known is not None:
-                    return known
+            known = db.row("SELECT * FROM reviews WHERE key = ?", review.key) if review.key is not None else None
+            if known is not None:
+                return known
             code = None if review.label is None else _code(db, review.label)
-            status = self._destiny(db, review)
-            number = db.execute(
+            row = db.row(
                 "INSERT INTO reviews (key, at, actor, case_id, verdict, code, said, version, note, box, patient, "
-                "picture, shape, status) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    review.key or f"{time.time_ns()}-{np.random.SeedSequence().entropy}",
-                    time.time(),
-                    review.actor,
-                    review.case_id,
-                    review.verdict,
-                    code,
-                    review.said,
-                    review.version,
-                    review.note,
-                    json.dumps(review.box) if review.box else None,
-                    review.patient,
-                    zlib.compress(review.picture.tobytes(), 1),
-                    json.dumps(review.picture.shape),
-                    status,
-                ),
-            ).lastrowid
-            detail = {"review": number, "verdict": review.verdict, "code": code, "version": review.version}
+                "picture, shape, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+                review.key or uuid.uuid4().hex,
+                time.time(),
+                review.actor,
+                review.case_id,
+                review.verdict,
+                code,
+                review.said,
+                review.version,
+                review.note,
+                json.dumps(review.box) if review.box else None,
+                review.patient,
+                zlib.compress(review.picture.tobytes(), 1),
+                json.dumps(review.picture.shape),
+                self._destiny(db, review),
+            )
+            assert row is not None
+            detail = {"review": row["number"], "verdict": review.verdict, "code": code, "version": review.version}
             audit_log.append(db, review.actor, "review", detail)
-            return db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+            return row
 
-    def withdraw(self, number: int, actor: str) -> sqlite3.Row:
+    def withdraw(self, number: int, actor: str) -> Row:
         """Take a review back; if it was learned, the writer goes back to before it and learns the others again."""
         with self.transaction() as db:
-            row = db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+            row = db.row("SELECT * FROM reviews WHERE number = ?", number)
             if row is None or row["status"] == "forgotten":
                 raise DataError(f"there is no review {number}; expected the number of one")
-            if row["status"] != "withdrawn":
-                db.execute("UPDATE reviews SET status = 'withdrawn' WHERE number = ?", (number,))
-                audit_log.append(db, actor, "undo", {"review": number})
-            return db.execute("SELECT * FROM reviews WHERE number = ?", (number,)).fetchone()
+            if row["status"] == "withdrawn":
+                return row
+            audit_log.append(db, actor, "undo", {"review": number})
+            row = db.row("UPDATE reviews SET status = 'withdrawn' WHERE number = ? RETURNING *", number)
+            assert row is not None
+            return row
 
     def order(self, kind: str, detail: dict[str, Any], actor: str) -> int:
         """Ask the writer for something; returns the order's number."""
         with self.transaction() as db:
-            number = db.execute(
-                "INSERT INTO orders (kind, detail, actor, at) VALUES (?, ?, ?, ?)",
-                (kind, json.dumps(detail), actor, time.time()),
-            ).lastrowid
+            number = db.value(
+                "INSERT INTO orders (kind, detail, actor, at) VALUES (?, ?, ?, ?) RETURNING number",
+                *(kind, json.dumps(detail), actor, time.time()),
+            )
             audit_log.append(db, actor, kind, {"order": number} | detail)
-            assert number is not None
-            return number
+            return int(number)
 
-    def waiting(self, behind: int) -> list[sqlite3.Row]:
+    def waiting(self, behind: int) -> list[Row]:
         """Reviews to learn, in order of arrival, with a number above ``behind``."""
         return self.rows("SELECT * FROM reviews WHERE status = 'learn' AND number > ? ORDER BY number LIMIT 64", behind)
 
-    def get(self, number: int) -> sqlite3.Row | None:
+    def get(self, number: int) -> Row | None:
         """One review, ``learned`` at which version or None."""
         found = self._list("WHERE r.number = ?", number)
         return found[0] if found else None
 
-    def recent(self, case_id: str | None = None, before: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
+    def recent(self, case_id: str | None = None, before: int | None = None, limit: int = 100) -> list[Row]:
         """Reviews, newest first."""
         upto = before if before is not None else 1 << 62
         if case_id is not None:
@@ -174,94 +167,61 @@ class Reviews:
 
     def queue(self) -> int:
         """How many reviews wait to be learned."""
-        row = self.rows(
-            f"{LINE} SELECT COUNT(*) AS n FROM reviews WHERE status = 'learn' AND number > "
-            f"COALESCE((SELECT MAX(l.review) FROM {ON_LINE}), 0)"
-        )
-        return int(row[0]["n"])
-
-    def learned(self) -> list[sqlite3.Row]:
-        """Learnings on the line: branch, step, review."""
-        return self.rows(f"{LINE} SELECT l.branch, l.step, l.review FROM {ON_LINE} ORDER BY l.step")
-
-    def versions(self) -> list[sqlite3.Row]:
-        """Versions, oldest first."""
-        return self.rows("SELECT * FROM versions ORDER BY number")
-
-    def in_service(self) -> sqlite3.Row | None:
-        """The version that predicts."""
-        found = self.rows("SELECT * FROM versions WHERE status = 'in service' ORDER BY number DESC LIMIT 1")
-        return found[0] if found else None
-
-    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        """Any other question."""
-        with self._lock, self._one_line_errors():
-            return self._db.execute(query, values).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the write lock; all or nothing, and on disk at the end."""
-        with self._lock, self._one_line_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def changes(self) -> int:
-        """A number that changes when another connection has written."""
-        return int(self.rows("PRAGMA data_version")[0][0])
-
-    def verify_audit(self) -> audit_log.Verified:
-        """Check the audit log's chain."""
-        with self._lock, self._one_line_errors():
-            return audit_log.verify(self._db)
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._db.close()
-
-    def _list(self, where: str, *values: Any) -> list[sqlite3.Row]:
-        return list(
-            self.rows(
-                f"{LINE} SELECT r.*, c.name AS label, s.name AS said_label, "
-                f"(SELECT l.step FROM {ON_LINE} WHERE l.review = r.number) AS step FROM reviews r "
-                "LEFT JOIN classes c ON c.code = r.code LEFT JOIN classes s ON s.code = r.said " + where,
-                *values,
+        return int(
+            self.db.value(
+                f"{LINE} SELECT COUNT(*) FROM reviews WHERE status = 'learn' AND number > "
+                f"COALESCE((SELECT MAX(l.review) FROM {ON_LINE}), 0)"
             )
         )
 
+    def learned(self) -> list[Row]:
+        """Learnings on the line: branch, step, review."""
+        return self.rows(f"{LINE} SELECT l.branch, l.step, l.review FROM {ON_LINE} ORDER BY l.step")
+
+    def versions(self) -> list[Row]:
+        """Versions, oldest first."""
+        return self.rows("SELECT * FROM versions ORDER BY number")
+
+    def in_service(self) -> Row | None:
+        """The version that predicts."""
+        return self.db.row("SELECT * FROM versions WHERE status = 'in service' ORDER BY number DESC LIMIT 1")
+
+    def changes(self) -> int:
+        """A number that grows with everything that is asked of the writer: entries of the audit log."""
+        return int(self.db.value("SELECT COALESCE(MAX(number), 0) FROM audit"))
+
+    def verify_audit(self) -> audit_log.Verified:
+        """Check the audit log's chain."""
+        return audit_log.verify(self.db)
+
+    def _list(self, where: str, *values: Any) -> list[Row]:
+        return self.rows(
+            f"{LINE} SELECT r.*, c.name AS label, s.name AS said_label, "
+            f"(SELECT l.step FROM {ON_LINE} WHERE l.review = r.number) AS step FROM reviews r "
+            "LEFT JOIN classes c ON c.code = r.code LEFT JOIN classes s ON s.code = r.said " + where,
+            *values,
+        )
+
     @staticmethod
-    def _destiny(db: sqlite3.Connection, review: Review) -> str:
+    def _destiny(db: Database, review: Review) -> str:
         """Whether a review is learned, or a confirmation kept for checking versions."""
         if review.verdict == "unsure":
             return "unsure"
         if review.verdict == "accept":
-            before = db.execute("SELECT COUNT(*) FROM reviews WHERE verdict = 'accept'").fetchone()[0]
+            before = int(db.value("SELECT COUNT(*) FROM reviews WHERE verdict = 'accept'"))
             if (before + 1) % CHECK_EVERY == 0:
                 return "check"
         return "learn"
 
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise RunError(f"cannot use the journal {self.file}: {error}; nothing was changed") from error
 
-
-def picture_of(row: sqlite3.Row) -> NDArray[np.uint8]:
+def picture_of(row: Row) -> NDArray[np.uint8]:
     """The picture ``[C, H, W]`` of a review."""
     return np.frombuffer(zlib.decompress(row["picture"]), dtype=np.uint8).reshape(json.loads(row["shape"])).copy()
 
 
-def _code(db: sqlite3.Connection, label: str) -> int:
-    db.execute("INSERT OR IGNORE INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes", (label,))
-    return int(db.execute("SELECT code FROM classes WHERE name = ?", (label,)).fetchone()[0])
+def _code(db: Database, label: str) -> int:
+    db.execute(ADD_CLASS, label)
+    return int(db.value("SELECT code FROM classes WHERE name = ?", label))
 
 
 def _check(review: Review) -> None:
@@ -275,6 +235,8 @@ def _check(review: Review) -> None:
         raise DataError(f"the label is {review.label!r}; expected no blanks around it")
     if len(review.note) > 4000:
         raise DataError(f"the note has {len(review.note)} characters; expected at most 4000")
+    if "\0" in review.note + (review.key or ""):
+        raise DataError("the note or the key holds a NUL character; expected text")
     if review.picture.dtype != np.uint8 or review.picture.ndim != 3:
         raise DataError(f"the picture is {review.picture.dtype} {review.picture.shape}; expected uint8 [C, H, W]")
     if review.box is not None:

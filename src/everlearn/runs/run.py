@@ -1,6 +1,7 @@
 """A run: a directory with everything of a learner's life.
 
-``config.toml``, ``journal.sqlite``, ``checkpoints/``, ``report.html``. One process at a time may write to it.
+``config.toml``, ``journal.sqlite``, ``checkpoints/``, ``report.html``. One process at a time may write to it. Where the
+configuration names a database, the journal is there, and machines with a directory each may share the run.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from everlearn.data import Stream
 from everlearn.errors import RunError
 from everlearn.learners import Learner, collect, deal
 from everlearn.runs import checkpoints
 from everlearn.runs.build import build_learner, build_streams
+from everlearn.runs.checkpoints import Progress
 from everlearn.runs.config import Config, Continuation
-from everlearn.runs.journal import Follower, Journal
+from everlearn.runs.journal import Follower, Journal, replacing
+from everlearn.runs.versions import Versions
+
+SHARE = replacing("shared", "name", "content")
+"""Enters a name and bytes that servers on other machines need to join in."""
 
 
 class Run:
@@ -33,6 +41,7 @@ class Run:
     journal : Journal
     progress : Progress
         As of the checkpoint that was read, then as the run goes on.
+    versions : Versions
     warnings : list of str
         What was found wrong on opening, such as a damaged checkpoint that was passed over.
     """
@@ -41,8 +50,36 @@ class Run:
         self.path = path
         self.config = config
         self._lock = lock
-        self.journal = journal(path / "journal.sqlite")
-        self.progress, self._tensors, self.warnings = checkpoints.load_last(path / "checkpoints", self.journal.on_line)
+        self.journal = journal(config.database or path / "journal.sqlite")
+        try:
+            if lock is not None:
+                self.journal.db.lock()
+            self.versions = Versions(path, config.store)
+            self.progress, self._tensors, self.warnings = checkpoints.load_last(
+                path / "checkpoints", self.journal.on_line
+            )
+            if config.store:
+                self._catch_up()
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def _catch_up(self) -> None:
+        """Take the newest version in the store, where another machine has learned on from our last checkpoint."""
+        there = set(self.versions.there())
+        for row in self.journal.db.rows("SELECT number, branch, step FROM versions ORDER BY step DESC, number DESC"):
+            if row["step"] <= self.progress.step and self._tensors:
+                return
+            if row["number"] in there and self.journal.on_line(row["branch"], row["step"]):
+                try:
+                    self.adopt(*self.versions.load(row["number"]))
+                    return
+                except RunError as error:
+                    self.warnings.append(str(error))
+
+    def adopt(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Take up another state than the last checkpoint's."""
+        self.progress, self._tensors = progress, tensors
 
     @staticmethod
     def check_new(path: Path) -> None:
@@ -62,13 +99,11 @@ class Run:
             raise RunError(f"cannot make the run's directory {path}: {error.strerror}") from error
         lock = _lock(path)
         try:
-            beside = path / ".config.toml"
-            beside.write_text(config.dump(), encoding="utf-8")
-            beside.rename(path / "config.toml")
-        except OSError as error:
+            write_config(path, config)
+            return cls(path, config, lock)
+        except BaseException:
             lock.release()
-            raise RunError(f"cannot write {path / 'config.toml'}: {error.strerror}") from error
-        return cls(path, config, lock)
+            raise
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Run:
@@ -76,7 +111,13 @@ class Run:
         if not path.is_dir():
             raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
         config = Config.load(path / "config.toml")
-        return cls(path, config, _lock(path) if write else None)
+        lock = _lock(path) if write else None
+        try:
+            return cls(path, config, lock)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
 
     @classmethod
     def follow(cls, path: Path) -> Run:
@@ -85,7 +126,7 @@ class Run:
 
     def learner(self) -> Learner:
         """The run's learner in the state of the last checkpoint."""
-        return self.restore(build_learner(self.config, self.shape))
+        return self.restore(build_learner(self.config, self.shape, empty=True))
 
     def restore(self, learner: Learner) -> Learner:
         """Bring a learner built from the run's configuration into the state of the checkpoint, where there is one."""
@@ -115,16 +156,15 @@ class Run:
 
     def extend(self, more: Continuation) -> None:
         """Go on with a further source: kept in the configuration before anything of it is learned."""
-        self.config = self.config.model_copy(update={"more": [*self.config.more, more]})
-        self._write_config()
+        self.change(more=[*self.config.more, more])
 
-    def _write_config(self) -> None:
-        beside = self.path / ".config.toml"
-        try:
-            beside.write_text(self.config.dump(), encoding="utf-8")
-            beside.replace(self.path / "config.toml")
-        except OSError as error:
-            raise RunError(f"cannot write {self.path / 'config.toml'}: {error.strerror}") from error
+    def change(self, **settings: Any) -> None:
+        """Change the configuration, here and where other machines look for it."""
+        self.config = self.config.model_copy(update=settings)
+        if self.config.database:
+            with self.journal.db.transaction() as db:
+                db.execute(SHARE, "config", self.config.dump().encode())
+        write_config(self.path, self.config)
 
     @property
     def finished(self) -> bool:
@@ -170,6 +210,16 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write ``config.toml`` into a directory, whole or not at all."""
+    beside = path / ".config.toml"
+    try:
+        beside.write_text(config.dump(), encoding="utf-8")
+        beside.replace(path / "config.toml")
+    except OSError as error:
+        raise RunError(f"cannot write {path / 'config.toml'}: {error.strerror}") from error
 
 
 def _lock(path: Path) -> FileLock:

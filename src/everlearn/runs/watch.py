@@ -9,7 +9,6 @@ in the same order; so moving a file away, once it is entered, changes nothing.
 from __future__ import annotations
 
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from everlearn.data.decode import SUFFIXES
 from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from everlearn.data.naming import natural_key
 from everlearn.errors import DataError
+from everlearn.runs.database import Row
 from everlearn.runs.journal import LEARNED
 from everlearn.runs.session import Moment, Session
 
@@ -137,7 +137,7 @@ class Watch:
     def _waited(self, ready: list[tuple[str, np.ndarray | str]]) -> float:
         return time.time() - min(self.since[path][1] for path, _ in ready) - self.patience.settle
 
-    def _enter(self, ready: list[tuple[str, np.ndarray | str]]) -> list[sqlite3.Row]:
+    def _enter(self, ready: list[tuple[str, np.ndarray | str]]) -> list[Row]:
         """Write a batch down, durably, before anything of it is learned."""
         rows = self.journal.arrive(self.part, str(self.folder), ready)
         for path, _ in ready:
@@ -145,7 +145,7 @@ class Watch:
             self.since.pop(path, None)
         return rows
 
-    def _learn(self, rows: list[sqlite3.Row], show: Callable[[Moment], None] | None) -> None:
+    def _learn(self, rows: list[Row], show: Callable[[Moment], None] | None) -> None:
         session, progress = self.session, self.progress
         names = {WATCH_IDS + row["number"]: row["path"] for row in rows}
         pictures, good = [], []
@@ -169,7 +169,7 @@ class Watch:
         if progress.step - self.saved >= session.run.config.checkpoint_every:
             self._save()
 
-    def _picture(self, row: sqlite3.Row) -> np.ndarray | str | None:
+    def _picture(self, row: Row) -> np.ndarray | str | None:
         """The picture of an arrival, what is wrong with it, or None for one that must be forgotten."""
         if WATCH_IDS + row["number"] in self.forgotten:
             return None

@@ -27,12 +27,12 @@ _POLL = 0.1
 def main(path: Path, margin: float) -> None:
     """Learn until standard input is closed."""
     torch.set_num_threads(1)
-    os.nice(5)  # predictions come first
+    os.nice(10)  # predictions come first
     news, stop = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(news, stop), daemon=True).start()
     try:
         with _open(path) as run:
-            reviews = Reviews(run.journal.file)
+            reviews = Reviews(run.journal.db)
             reviewing = Reviewing(run, reviews, margin=margin)
             _say(ready=os.getpid())
             while not stop.is_set():

@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 
 from everlearn.errors import DataError, EverlearnError, RunError, SettingError
 from everlearn.server.api import api
+from everlearn.server.bounds import Bounds
 from everlearn.server.desk import Desk
 from everlearn.server.pages import pages
 from everlearn.server.rendering import error_page, sign_in_pages
-from everlearn.server.security import Bounds, Refused
+from everlearn.server.security import Refused
 from everlearn.server.settings import Settings
 
 _STATIC = Path(__file__).parent / "static"

@@ -15,7 +15,7 @@ from everlearn.discovery.page import pool_map, progress
 from everlearn.discovery.view import View, views_of
 from everlearn.errors import DataError, EverlearnError, SettingError
 from everlearn.server.background import step_back
-from everlearn.server.security import Actor, Gate
+from everlearn.server.security import Actor, Gate, Tokens, secret
 from everlearn.server.settings import Settings
 
 
@@ -38,7 +38,7 @@ class CampaignDesk:
         self.name = settings.run.resolve().name
         self.campaign = Campaign.open(settings.run)
         try:
-            self.gate = Gate(settings)
+            self.gate = Gate(settings, Tokens(self.campaign.entries.journal.db), secret(settings.run))
         except BaseException:
             self.campaign.close()
             raise

@@ -6,9 +6,12 @@ import base64
 import hashlib
 import hmac
 import io
+import os
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +24,9 @@ from torch import Tensor
 from everlearn.data import Source, read_picture
 from everlearn.data.decode import SUFFIXES, fit
 from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from everlearn.data.dicom import is_dicom, read_header
+from everlearn.data.dicom import is_burnt_in, is_dicom, read_header
 from everlearn.data.pictures import look_at_file
-from everlearn.errors import DataError
+from everlearn.errors import DataError, EverlearnError
 from everlearn.runs import Run
 from everlearn.runs.build import build_source
 from everlearn.runs.guard import held_out, split
@@ -63,6 +66,7 @@ class Cases:
         self.shape = run.shape
         self._files: list[Path] = []
         self._source: Source | None = None
+        self.fault: str | None = None
         if spec is not None and (files := _loose_pictures(Path(spec))):
             self._files = files[:limit]
             self._cases = {f"s{i}": Case(f"s{i}", str(f.relative_to(spec))) for i, f in enumerate(self._files)}
@@ -72,7 +76,12 @@ class Cases:
             test = np.flatnonzero(self._source.test)
             indices = test if len(test) else np.arange(len(self._source))
         else:
-            self._source, _, indices = held_out(run)
+            try:
+                self._source, _, indices = held_out(run)
+            except EverlearnError as error:  # on a machine without the run's source there are the cases that were sent
+                self.fault = f"the run's own held-out samples are no cases here: {error}"
+                self._cases = {}
+                return
             _, indices = split(indices, run.config.seed)
         self._root = Path(spec or run.config.data.source)
         patients = self._source.patients
@@ -84,7 +93,7 @@ class Cases:
         }
 
     def __len__(self) -> int:
-        return len(self._cases) + int(self.reviews.rows("SELECT COUNT(*) AS n FROM cases")[0]["n"])
+        return len(self._cases) + int(self.reviews.db.value("SELECT COUNT(*) FROM cases"))
 
     def all(self) -> list[Case]:
         """Every case: first what was sent, newest first, then the source's."""
@@ -96,17 +105,17 @@ class Cases:
         if id_ in self._cases:
             return self._cases[id_]
         if id_.startswith("u") and id_[1:].isdigit():
-            rows = self.reviews.rows("SELECT number, name, patient FROM cases WHERE number = ?", int(id_[1:13]))
-            if rows:
-                return Case(id_, rows[0]["name"], rows[0]["patient"])
+            row = self.reviews.db.row("SELECT number, name, patient FROM cases WHERE number = ?", int(id_[1:13]))
+            if row is not None:
+                return Case(id_, row["name"], row["patient"])
         raise DataError(f"there is no case {id_!r}; see the worklist")
 
     def picture(self, id_: str) -> Tensor:
         """``[C, H, W]`` uint8 as the model takes it."""
         self.get(id_)
         if id_.startswith("u"):
-            row = self.reviews.rows("SELECT picture FROM cases WHERE number = ?", int(id_[1:]))[0]
-            return torch.frombuffer(bytearray(zlib.decompress(row["picture"])), dtype=torch.uint8).reshape(self.shape)
+            packed = self.reviews.db.value("SELECT picture FROM cases WHERE number = ?", int(id_[1:]))
+            return torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.uint8).reshape(self.shape)
         if self._files:
             return torch.from_numpy(read_picture(self._files[int(id_[1:])], self.shape[0], self.shape[1]))
         assert self._source is not None
@@ -116,7 +125,7 @@ class Cases:
         """A PNG of the picture as it is, at most 1600 pixels a side."""
         self.get(id_)
         if id_.startswith("u"):
-            return bytes(self.reviews.rows("SELECT original FROM cases WHERE number = ?", int(id_[1:]))[0]["original"])
+            return bytes(self.reviews.db.value("SELECT original FROM cases WHERE number = ?", int(id_[1:])))
         if self._files:
             return _png(look_at_file(self._files[int(id_[1:])]))
         assert self._source is not None
@@ -126,31 +135,38 @@ class Cases:
         return to_png(self.picture(id_))
 
     def add(self, content: bytes) -> Case:
-        """Take in a picture or DICOM file. Pixels alone are kept, no name, header or EXIF; a patient by pseudonym."""
-        picture, original, patient = self.read(content)
-        digest = hashlib.sha256(content).hexdigest()
+        """Take in a picture or DICOM file. Pixels alone are kept, no name, header or EXIF; a patient by pseudonym.
+
+        A DICOM file that says of itself that names are written into its pixels is refused.
+        """
+        picture, original, patient = self.read(content, keep=True)
+        digest = hmac.new(self.salt, content, hashlib.sha256).hexdigest()
         with self.reviews.transaction() as db:
-            known = db.execute("SELECT number, name, patient FROM cases WHERE sha256 = ?", (digest,)).fetchone()
+            known = db.row("SELECT number, name, patient FROM cases WHERE sha256 = ?", digest)
             if known is None:
                 packed = zlib.compress(picture.tobytes(), 1)
-                number = db.execute(
-                    "INSERT INTO cases (at, name, patient, sha256, picture, original) VALUES (?, '', ?, ?, ?, ?)",
-                    (time.time(), patient, digest, packed, original),
-                ).lastrowid
-                db.execute("UPDATE cases SET name = 'sent ' || number WHERE number = ?", (number,))
+                number = db.value(
+                    "INSERT INTO cases (at, name, patient, sha256, picture, original) VALUES (?, '', ?, ?, ?, ?) "
+                    "RETURNING number",
+                    *(time.time(), patient, digest, packed, original),
+                )
+                db.execute("UPDATE cases SET name = 'sent ' || number WHERE number = ?", number)
                 return Case(f"u{number}", f"sent {number}", patient)
         return Case(f"u{known['number']}", known["name"], known["patient"])
 
-    def read(self, content: bytes) -> tuple[NDArray[np.uint8], bytes, str | None]:
+    def read(self, content: bytes, *, keep: bool = False) -> tuple[NDArray[np.uint8], bytes, str | None]:
         """What the model takes, a PNG to show, and the patient's pseudonym, of a file's bytes."""
         if not content:
             raise DataError("the file is empty; expected a picture or a DICOM file")
-        with tempfile.TemporaryDirectory(prefix="everlearn-") as folder:
-            path = Path(folder) / "sent"
-            path.write_bytes(content)
+        with _in_memory(content) as path:
             try:
                 image = look_at_file(path)
                 patient = read_header(path)[1] if is_dicom(path) else ""
+                if keep and is_dicom(path) and is_burnt_in(path):
+                    raise DataError(
+                        "the DICOM file says that names are written into its pixels (Burned In Annotation YES); "
+                        "expected one where they were removed"
+                    )
             except DataError as error:
                 raise DataError(
                     str(error).replace(str(path), "the file sent").removeprefix("the file sent: ")
@@ -171,6 +187,19 @@ def pseudonym(salt: bytes, patient: str) -> str:
     'p-341473d7bdcdb1a7'
     """
     return "p-" + hmac.new(salt, patient.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[Path]:
+    """A file of what was sent: one without a place on any disk, where the system has such a thing."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("sent"), "wb", buffering=0) as file:
+            file.write(content)
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+        return
+    with tempfile.TemporaryDirectory(prefix="everlearn-") as folder:
+        (Path(folder) / "sent").write_bytes(content)
+        yield Path(folder) / "sent"
 
 
 def to_png(picture: Tensor) -> bytes:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import queue
-import sqlite3
 import sys
-import threading
-import time
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from everlearn.errors import DataError
+from everlearn.errors import DataError, RunError
 from everlearn.metrics.continual import forgetting
 from everlearn.runs import Run
+from everlearn.runs.database import Row
 from everlearn.runs.reviews import Review, Reviews
 from everlearn.server.cases import Cases
+from everlearn.server.prediction_log import PredictionLog
 from everlearn.server.schemas import ReviewGiven
-from everlearn.server.security import Actor, Gate
+from everlearn.server.security import Actor, Gate, Tokens, secret
 from everlearn.server.served import Service
 from everlearn.server.settings import Settings
 from everlearn.server.worklist import Worklist
@@ -33,15 +28,18 @@ class Desk:
 
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(1)  # predictions run side by side, and the writer has the other core
-        sys.setswitchinterval(0.001)  # a prediction gets the interpreter back from work behind the scenes sooner
+        sys.setswitchinterval(0.001)  # a prediction gets the interpreter back from other threads sooner
         self.settings = settings
-        self.gate = Gate(settings)
+        salt = secret(settings.run)
         self.writer = Writer(settings.run, settings.margin) if settings.learns else None
         try:
             with Run.open(settings.run) as run:
-                self.reviews = Reviews(run.journal.file)
-                self.service = Service(settings.run, run.config, self.reviews)
-                self.cases = Cases(run, self.reviews, settings.cases, settings.limit, self.gate.secret)
+                self.db = run.journal.db.again()
+                self.reviews = Reviews(self.db)
+                self.gate = Gate(settings, Tokens(self.db), salt)
+                self.service = Service(settings.run, run.config, self.reviews, run.versions)
+                self.cases = Cases(run, self.reviews, settings.cases, settings.limit, salt)
+                self.log = PredictionLog(self.db.again(durable=False))
                 self.name, self.matrix = run.path.absolute().name, run.progress.matrix
                 self.method = run.config.learner.method
         except BaseException:
@@ -49,18 +47,19 @@ class Desk:
                 self.writer.stop()
             raise
         self.worklist = Worklist(self.cases, self.service, self.reviews)
-        self.log = PredictionLog(settings.run / "predictions.sqlite")
 
-    def review(self, given: ReviewGiven, actor: Actor) -> sqlite3.Row:
+    def review(self, given: ReviewGiven, actor: Actor) -> Row:
         """Enter a verdict; durable when this returns."""
         case = self.cases.get(given.case_id)
-        score = None if given.said is not None else self.worklist.score(case)
-        said = given.said if score is None else score.label
+        picture, said, version = self.cases.picture(case.id), given.said, given.version
+        if said is None:
+            served, probabilities = self.service.predict(picture[None])
+            said, version = served.classes[int(probabilities[0].argmax())], version or served.number
         label = {"accept": said, "correct": given.label, "unsure": None}[given.verdict]
         if given.verdict == "correct" and label is None:
             raise DataError("the verdict is 'correct' without a label; expected the true class")
         codes = {name: code for code, name in self.service.current.names.items()}
-        if said is not None and said not in codes:
+        if said not in codes:
             raise DataError(f"the class said is {said!r}; expected one that the model knows")
         box = given.box
         row = self.reviews.add(
@@ -68,10 +67,10 @@ class Desk:
                 case.id,
                 given.verdict,
                 label,
-                self.cases.picture(case.id).numpy(),
+                picture.numpy(),
                 actor=actor.name,
-                said=codes[said] if said is not None else None,
-                version=given.version or (score.version if score else None),
+                said=codes[said],
+                version=version,
                 note=given.note,
                 box=(box.x, box.y, box.width, box.height) if box else None,
                 patient=case.patient,
@@ -102,6 +101,10 @@ class Desk:
             found.append(f"learning stands still: {self.writer.fault}")
         if self.service.fault:
             found.append(f"the newest version cannot be loaded: {self.service.fault}")
+        if self.cases.fault:
+            found.append(self.cases.fault)
+        if self.worklist.fault:
+            found.append(f"cases cannot be scored: {self.worklist.fault}")
         versions = self.reviews.versions()
         if versions and versions[-1]["status"] == "refused":
             found.append(f"version {versions[-1]['number']} was not put in service: {versions[-1]['reason']}")
@@ -131,6 +134,13 @@ class Desk:
             found.append((v["number"], sum(best[name] - now[name] for name in now) / len(now), v["status"]))
         return found
 
+    def kept(self) -> set[int]:
+        """Numbers of the versions that can be served again."""
+        try:
+            return set(self.service.versions.there())
+        except RunError:  # the store cannot be reached
+            return set()
+
     def percentile(self, share: float) -> float | None:
         """Of the last predictions' times, in milliseconds."""
         seconds = sorted(self.service.seconds)
@@ -143,58 +153,4 @@ class Desk:
         if self.writer is not None:
             self.writer.stop()
         self.log.close()
-        self.reviews.close()
-
-
-@dataclass(frozen=True)
-class _Entry:
-    at: float
-    actor: str
-    what: str
-    version: int
-    label: str
-    probability: float
-
-
-class PredictionLog:
-    """Which version said what of which case, written behind the scenes: a crash may lose its last second."""
-
-    def __init__(self, file: Path) -> None:
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(maxsize=10_000)
-        self._db = sqlite3.connect(file, timeout=10, check_same_thread=False)
-        self._db.executescript(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON; "
-            "CREATE TABLE IF NOT EXISTS predictions (number INTEGER PRIMARY KEY, at REAL, actor TEXT, what TEXT, "
-            "version INTEGER, label TEXT, probability REAL)"
-        )
-        self.count = int(self._db.execute("SELECT COUNT(*) FROM predictions").fetchone()[0])
-        self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
-
-    def add(self, actor: str, what: str, version: int, label: str, probability: float) -> None:
-        """Note one prediction."""
-        self.count += 1
-        with suppress(queue.Full):
-            self._queue.put_nowait(_Entry(time.time(), actor, what, version, label, probability))
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._queue.put(None)
-        self._thread.join(timeout=10)
-        self._db.close()
-
-    def _write(self) -> None:
-        over = False
-        while not over:
-            entries = [self._queue.get()]
-            time.sleep(0.2)
-            while not self._queue.empty():
-                entries.append(self._queue.get())
-            over = None in entries
-            rows = [(e.at, e.actor, e.what, e.version, e.label, e.probability) for e in entries if e is not None]
-            with suppress(sqlite3.Error):  # a full disk must not stop predictions
-                self._db.executemany(
-                    "INSERT INTO predictions (at, actor, what, version, label, probability) VALUES (?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
-                self._db.commit()
+        self.db.close()

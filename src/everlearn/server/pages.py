@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from everlearn.runs.database import Row
 from everlearn.server import charts
-from everlearn.server.api import CaseId, TheDesk, Who, heat_map, version_lines
+from everlearn.server.answers import heat_map, version_lines
+from everlearn.server.api.asks import CaseId, TheDesk, Who
 from everlearn.server.cases import as_url, to_png
 from everlearn.server.desk import Desk
 from everlearn.server.memory_view import remembered
@@ -151,7 +152,7 @@ def _page(request: Request, desk: Desk, who: Actor, name: str, **shown: Any) -> 
     return render(request, who, name, version=desk.service.current.number, state=_state, **shown)
 
 
-def _state(row: sqlite3.Row) -> str:
+def _state(row: Row) -> str:
     """What became of a verdict, as a text's key."""
     if row["status"] == "learn":
         return "waiting" if row["step"] is None else "is_learned"

@@ -6,6 +6,7 @@ The application's ``state.desk`` has a name, a gate and settings.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import jinja2
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from everlearn.server.security import COOKIE, SESSION_SECONDS, Actor
-from everlearn.server.texts import LANGUAGES, translator
+from everlearn.server.texts import LANGUAGES, line_in, translator
 
 sign_in_pages = APIRouter(include_in_schema=False)
 _PAGES = jinja2.Environment(
@@ -37,6 +38,7 @@ def render(request: Request, who: Actor | None, name: str, status: int = 200, **
         session = found.session if found else None
     page = _PAGES.get_template(name).render(
         t=translator(language),
+        line=partial(line_in, language),
         lang=language,
         languages=LANGUAGES,
         theme=theme if theme in ("light", "dark") else "",

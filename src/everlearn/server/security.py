@@ -1,4 +1,4 @@
-"""Who may do what: tokens with roles, signed sessions, cross-site requests refused, sizes and rates bounded."""
+"""Who may do what: tokens with roles, signed sessions, cross-site requests refused."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import hmac
 import json
 import os
 import secrets
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everlearn.errors import RunError, SettingError
+from everlearn.runs import audit_log
+from everlearn.runs.database import Database
 from everlearn.server.settings import LOOPBACK, Settings
 
 ROLES = ("viewer", "reviewer", "admin")
@@ -25,17 +25,6 @@ ROLES = ("viewer", "reviewer", "admin")
 
 COOKIE = "everlearn"
 SESSION_SECONDS = 12 * 3600
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
-}
 
 
 class Refused(Exception):
@@ -61,12 +50,12 @@ class Actor:
 
 
 class Tokens:
-    """Tokens of a run: ``tokens.json`` holds their hashes, names and roles, and is read anew when it changes."""
+    """Tokens of a run: the journal holds their hashes, names and roles; what is known is a second old at most."""
 
-    def __init__(self, run: Path) -> None:
-        self.file = run / "tokens.json"
-        self._known: dict[str, dict[str, str]] = {}
-        self._at = -1.0
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self._known: dict[str, Actor] = {}
+        self._until = 0.0
 
     def create(self, name: str, role: str) -> str:
         """Make a token and return it; only its hash is kept.
@@ -74,51 +63,51 @@ class Tokens:
         Examples
         --------
         >>> import tempfile
-        >>> tokens = Tokens(Path(tempfile.mkdtemp()))
+        >>> from everlearn.runs import Journal
+        >>> tokens = Tokens(Journal(Path(tempfile.mkdtemp()) / "journal.sqlite").db)
         >>> token = tokens.create("dr kim", "reviewer")
         >>> tokens.actor(token).role, tokens.actor("guessed")
         ('reviewer', None)
+        >>> tokens.revoke("dr kim"), tokens.all()
+        (1, {})
         """
         if role not in ROLES:
             raise SettingError(f"role is {role!r}; expected one of {', '.join(ROLES)}")
         if not (0 < len(name) <= 100 and name.isprintable()):
             raise SettingError(f"name is {name!r}; expected 1 to 100 printable characters")
         token = "ev_" + secrets.token_urlsafe(32)
-        write_secret(
-            self.file, json.dumps(self.all() | {_hash(token): {"name": name, "role": role}}, indent=1).encode()
-        )
+        with self.db.transaction() as db:
+            db.execute("INSERT INTO tokens VALUES (?, ?, ?, ?)", _hash(token), name, role, time.time())
+            audit_log.append(db, "command line", "token", {"of": name, "role": role})
+        self._until = 0.0
         return token
 
-    def all(self) -> dict[str, dict[str, str]]:
-        """Name and role by hash."""
-        try:
-            at = self.file.stat().st_mtime_ns
-            if at != self._at:
-                self._known, self._at = json.loads(self.file.read_text(encoding="utf-8")), at
-        except FileNotFoundError:
-            self._known = {}
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {self.file}: {error}; remove it and make new tokens") from error
-        return dict(self._known)
+    def revoke(self, name: str) -> int:
+        """Take back every token of a name; returns how many there were."""
+        with self.db.transaction() as db:
+            gone = len(db.rows("DELETE FROM tokens WHERE name = ? RETURNING hash", name))
+            audit_log.append(db, "command line", "tokens revoked", {"of": name, "tokens": gone})
+        self._until = 0.0
+        return gone
+
+    def all(self) -> dict[str, Actor]:
+        """Who they belong to, by hash."""
+        if time.monotonic() > self._until:
+            rows = self.db.rows("SELECT hash, name, role FROM tokens")
+            self._known = {row["hash"]: Actor(row["name"], row["role"]) for row in rows}
+            self._until = time.monotonic() + 1.0
+        return self._known
 
     def actor(self, token: str) -> Actor | None:
         """Whose token it is, or None."""
-        found = self.all().get(_hash(token))
-        return Actor(found["name"], found["role"]) if found else None
-
-    def of_hash(self, value: str) -> Actor | None:
-        """As `actor`, by the token's hash."""
-        found = self.all().get(value)
-        return Actor(found["name"], found["role"]) if found else None
+        return self.all().get(_hash(token))
 
 
 class Gate:
     """Finds out who asks, and refuses what is not allowed."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.tokens = Tokens(settings.run)
-        self.secret = secret(settings.run)
+    def __init__(self, settings: Settings, tokens: Tokens, secret: bytes) -> None:
+        self.settings, self.tokens, self.secret = settings, tokens, secret
 
     def actor(self, request: Request) -> Actor:
         """Who asks; raises `Refused` where that stays unknown."""
@@ -145,7 +134,7 @@ class Gate:
             return None
         if content.get("token") is None:
             return Actor("local", "admin", content["id"]) if self.settings.local else None
-        found = self.tokens.of_hash(content["token"])
+        found = self.tokens.all().get(content["token"])
         return Actor(found.name, found.role, content["id"]) if found else None
 
     def begin(self, token: str | None) -> str:
@@ -198,76 +187,6 @@ class Gate:
         return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()
 
 
-class Bounds:
-    """Refuses requests that are too large or too many, and sets the security headers, before anything is parsed."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.settings = app, settings
-        self._lock = threading.Lock()
-        self._tokens: dict[str, tuple[float, float]] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        limit = self.settings.max_bytes
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > limit:
-            return await _answer(send, 413, f"the request is larger than {limit:,} bytes")
-        wait = self._wait((scope.get("client") or ("unknown",))[0])
-        if wait > 0:
-            return await _answer(
-                send, 429, f"more than {self.settings.rate} requests a minute; wait {wait:.0f} s", wait
-            )
-        came, begun = 0, False
-
-        async def bounded() -> Message:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
-            if came > limit:
-                raise _TooLarge
-            return message
-
-        async def adorned(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                if came > limit:  # whatever the parser made of its input breaking off
-                    message["status"] = 413
-                own = {name for name, _ in message["headers"]}
-                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        try:
-            await self.app(scope, bounded, adorned)
-        except _TooLarge:
-            if not begun:
-                await _answer(send, 413, f"the request is larger than {limit:,} bytes")
-
-    def _wait(self, client: str) -> float:
-        """Seconds until this client may ask again: a bucket of a minute's requests that refills steadily."""
-        rate = self.settings.rate
-        if rate <= 0:
-            return 0.0
-        now = time.monotonic()
-        with self._lock:
-            if len(self._tokens) > 10_000:
-                self._tokens = {c: (n, at) for c, (n, at) in self._tokens.items() if now - at < 60}
-            left, at = self._tokens.get(client, (float(rate), now))
-            left = min(float(rate), left + (now - at) * rate / 60)
-            if left < 1:
-                self._tokens[client] = left, now
-                return max(1.0, (1 - left) * 60 / rate)
-            self._tokens[client] = left - 1, now
-            return 0.0
-
-
-class _TooLarge(Exception):
-    pass
-
-
 def secret(run: Path) -> bytes:
     """The run's secret, made when it is first asked for; it salts pseudonyms and signs sessions."""
     file = run / "secret"
@@ -288,14 +207,6 @@ def write_secret(file: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
     beside.replace(file)
-
-
-async def _answer(send: Send, status: int, line: str, wait: float | None = None) -> None:
-    headers = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
-    if wait is not None:
-        headers.append((b"retry-after", str(int(wait) + 1).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": line}).encode()})
 
 
 def _hash(token: str) -> str:

@@ -16,14 +16,15 @@ from everlearn.errors import RunError, SettingError
 from everlearn.explainers import Explanation, explain
 from everlearn.explainers.words import words
 from everlearn.learners import Learner
-from everlearn.runs import versions
 from everlearn.runs.build import build_learner
 from everlearn.runs.config import Config
 from everlearn.runs.reviews import Reviews
-from everlearn.server.background import step_back
+from everlearn.runs.versions import Versions
 
 _POLL = 0.1
 _EXPLANATIONS = 256
+_CALM, _PATIENCE = 0.02, 0.5  # seconds without a prediction; how long work behind the scenes waits for that at most
+_PIECE = 16  # remembered pictures in one piece of work behind the scenes
 
 
 @dataclass
@@ -57,20 +58,22 @@ class Service:
     config : Config
     reviews : Reviews
         Of the run.
+    versions : Versions
     """
 
-    def __init__(self, run: Path, config: Config, reviews: Reviews) -> None:
-        self.run, self.config, self.reviews = run, config, reviews
+    def __init__(self, run: Path, config: Config, reviews: Reviews, versions: Versions) -> None:
+        self.run, self.config, self.reviews, self.versions = run, config, reviews, versions
         self.seconds: deque[float] = deque(maxlen=2000)
         self.on_change: list[Callable[[], None]] = []
         self.fault: str | None = None
+        self._stop = threading.Event()
+        self._asked = 0.0  # when somebody last asked for a prediction
         self._explaining = threading.Lock()
         self._explained: OrderedDict[tuple[int, str, int | None], Explanation] = OrderedDict()
         row = reviews.in_service()
         if row is None:
             raise RunError(f"{run} has no version to serve yet; start `everlearn serve {run}`, which makes the first")
         self.current = self._load(row["number"], row["temperature"])
-        self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -83,10 +86,21 @@ class Service:
 
     def predict(self, inputs: Tensor) -> tuple[Served, Tensor]:
         """The version that predicted, and its calibrated probabilities ``[n, classes]``."""
-        begun, served = time.perf_counter(), self.current
+        begun = self._asked = time.perf_counter()
+        served = self.current
         found = served.probabilities(inputs)
-        self.seconds.append(time.perf_counter() - begun)
+        self._asked = time.perf_counter()
+        self.seconds.append(self._asked - begun)
         return served, found
+
+    def wait_for_calm(self) -> None:
+        """Let predictions go first: what works behind the scenes asks before each small piece of its work.
+
+        A lower priority of its thread would not do: it would hold the interpreter while it waits for a processor.
+        """
+        until = time.perf_counter() + _PATIENCE
+        while (now := time.perf_counter()) < until and now - self._asked < _CALM and not self._stop.wait(_CALM / 2):
+            pass
 
     def explain(
         self, name: str, picture: Tensor, label: str | None = None, method: str = "sise"
@@ -122,11 +136,18 @@ class Service:
                     self._explained.popitem(last=False)
         return served, found
 
-    def novelty(self, served: Served, inputs: Tensor) -> Tensor:
-        """``[n]`` distance to the nearest remembered sample, in units of what is usual between remembered samples."""
+    def novelty(self, served: Served, inputs: Tensor, *, patient: bool = False) -> Tensor:
+        """``[n]`` distance to the nearest remembered sample, in units of what is usual between remembered samples.
+
+        Remembered samples' features are computed once for each version, on request ``patient`` with predictions.
+        """
         if served.novelty is None:
-            memory = served.learner.memory
-            features = served.learner.features(memory.take(torch.arange(memory.size)).inputs)
+            memory, parts = served.learner.memory, []
+            for slots in torch.arange(memory.size).split(_PIECE):
+                if patient:
+                    self.wait_for_calm()
+                parts.append(served.learner.features(memory.take(slots).inputs))
+            features = torch.cat(parts)
             apart = torch.cdist(features, features)
             apart.fill_diagonal_(torch.inf)
             served.novelty = features, float(apart.amin(1).median()) or 1.0
@@ -143,7 +164,6 @@ class Service:
         self._stop.set()
 
     def _watch(self) -> None:
-        step_back()
         while not self._stop.wait(_POLL):
             try:
                 row = self.reviews.in_service()
@@ -151,6 +171,7 @@ class Service:
                     continue
                 self.current = self._load(row["number"], row["temperature"])
                 self.fault = None
+                self.versions.unfetch(but=row["number"])
                 self.forget_explanations()
                 for tell in self.on_change:
                     tell()
@@ -162,8 +183,9 @@ class Service:
         return Served(number, self._learner(number), temperature, names)
 
     def _learner(self, number: int) -> Learner:
-        _, tensors = versions.load(self.run, number)
-        learner = build_learner(self.config, tuple(tensors["memory.inputs"].shape[1:]))  # type: ignore[arg-type]
+        _, tensors = self.versions.load(number)
+        shape = tuple(tensors["memory.inputs"].shape[1:])
+        learner = build_learner(self.config, shape, empty=True)  # type: ignore[arg-type]
         learner.load_state_dict(tensors)
         learner.model.eval()  # for good: threads that predict at the same time never see it otherwise
         return learner

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from everlearn.server.discovery_texts import DISCOVERY_TEXTS
@@ -82,9 +83,9 @@ _TEXTS = {
     "keys": ("Keys", "단축키"),
     "keys_list": (
         "A accept · C correct · 1–9 class in the list · W new class · U unsure · Z undo · T note · B box · H heat map · K contours · I invert · "
-        "+ − zoom · arrows pan · 0 reset · N next case · ? these keys",
+        "+ − zoom · arrows pan · 0 reset · N next case · ? these keys · drag with Shift or the right button: window and level",
         "A 맞음 · C 수정 · 1–9 목록의 범주 · W 새 범주 · U 보류 · Z 되돌리기 · T 메모 · B 상자 · H 열지도 · K 등고선 · I 반전 · "
-        "+ − 확대 · 화살표 이동 · 0 초기화 · N 다음 사례 · ? 이 도움말",
+        "+ − 확대 · 화살표 이동 · 0 초기화 · N 다음 사례 · ? 이 도움말 · Shift 또는 오른쪽 단추로 끌기: 윈도우 폭과 중심",
     ),
     "saved": ("Verdict {0} is saved. It is being learned …", "판정 {0}이(가) 저장되었습니다. 학습 중 …"),
     "saved_check": ("Verdict {0} is saved. It is kept for checking new versions.", "판정 {0}이(가) 저장되었습니다. 새 버전 점검용으로 보관됩니다."),
@@ -149,6 +150,39 @@ _TEXTS = {
     "patient": ("Patient", "환자"),
     "share": ("share", "기여"),
 } | DISCOVERY_TEXTS  # fmt: skip
+
+
+_LINES = {
+    r"as the stream left it": "스트림 학습 직후 상태",
+    r"taken up again": "중단된 곳에서 이어감",
+    r"a review was taken back": "판정 취소",
+    r"reviews were forgotten": "판정을 완전히 삭제함",
+    r"(\d+) samples were removed from memory": "기억에서 사례 {0}개 삭제",
+    r"version (\d+), which was in service, was damaged": "적용 중이던 버전 {0}이(가) 손상됨",
+    r"of (\d+) cases kept for checking it has (\d+) fewer right than version (\d+); at most (.+) are allowed": "점검용 사례 {0}건에서 버전 {2}보다 {1}건 더 틀림; 허용 한도 {3}",
+    r"version (\d+) was not put in service: (.+)": "버전 {0}을(를) 적용하지 않음: {1}",
+    r"learning stands still: (.+)": "학습이 멈춤: {0}",
+    r"the newest version cannot be loaded: (.+)": "최신 버전을 불러올 수 없음: {0}",
+    r"(\d+) cases cannot be read; the first: (.+)": "사례 {0}건을 읽을 수 없음. 첫 번째: {1}",
+    r"cases cannot be scored: (.+)": "사례의 점수를 계산할 수 없음: {0}",
+    r"review (\d+) cannot be learned: (.+)": "판정 {0}을(를) 학습할 수 없음: {1}",
+    r"the run's own held-out samples are no cases here: (.+)": "이 서버에서는 보류된 표본을 사례로 쓸 수 없음: {0}",
+}
+"""Lines that the journal keeps in English, as patterns."""
+
+
+def line_in(language: str, line: str) -> str:
+    """A reason or an alarm in a language; what is not known stays as it is.
+
+    Examples
+    --------
+    >>> line_in("ko", "version 7 was not put in service: taken up again")
+    '버전 7을(를) 적용하지 않음: 중단된 곳에서 이어감'
+    """
+    for pattern, korean in _LINES.items() if language == "ko" else ():
+        if found := re.fullmatch(pattern, line):
+            return korean.format(*(line_in(language, part) for part in found.groups()))
+    return line
 
 
 def text(language: str, key: str, *values: object) -> str:

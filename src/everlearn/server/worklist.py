@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 
 import torch
 
 from everlearn.errors import DataError
 from everlearn.runs.reviews import Reviews
-from everlearn.server.background import step_back
 from everlearn.server.cases import Case, Cases
-from everlearn.server.served import Service
+from everlearn.server.served import Served, Service
 
 ORDERS = ("doubt", "novelty", "arrival")
-_CHUNK = 16
-_REST = 4  # times as long as it scored, a scorer rests
+_PIECE = 4  # cases scored at once
+_RETRY = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,13 @@ class Entry:
 class Worklist:
     """Cases with their scores.
 
-    Scores are computed by a thread of low urgency, anew for every version that comes into service.
+    Scores are computed behind the scenes, in pieces between predictions, anew for every version in service.
     """
 
     def __init__(self, cases: Cases, service: Service, reviews: Reviews) -> None:
         self.cases, self.service, self.reviews = cases, service, reviews
         self.unreadable: dict[str, str] = {}
+        self.fault: str | None = None
         self._scores: dict[str, Score] = {}
         self._news, self._stop = threading.Event(), threading.Event()
         service.on_change.append(self._news.set)
@@ -79,7 +78,10 @@ class Worklist:
 
     def score(self, case: Case) -> Score:
         """Score one case now."""
-        return self._score([case])[case.id]
+        found = self._score(self.service.current, [case])
+        if case.id not in found:
+            raise DataError(self.unreadable[case.id])
+        return found[case.id]
 
     def tell(self) -> None:
         """New cases have come."""
@@ -93,25 +95,32 @@ class Worklist:
     def _verdicts(self) -> dict[str, tuple[str, str | None]]:
         rows = self.reviews.rows(
             "SELECT r.case_id, r.verdict, c.name FROM reviews r LEFT JOIN classes c ON c.code = r.code "
-            "WHERE r.status NOT IN ('withdrawn', 'forgotten') ORDER BY r.number"
+            "WHERE r.number IN (SELECT MAX(number) FROM reviews WHERE status NOT IN ('withdrawn', 'forgotten') "
+            "GROUP BY case_id)"
         )
         return {row["case_id"]: (row["verdict"], row["name"]) for row in rows}
 
     def _work(self) -> None:
-        step_back()
         while not self._stop.is_set():
             self._news.wait()
             self._news.clear()
-            cases, took = [entry.case for entry in self.entries("doubt")], 0.0
-            for start in range(0, len(cases), _CHUNK):  # to the end: versions may come quickly
-                rests = _REST if all(case.id in self._scores for case in cases[start : start + _CHUNK]) else 0.1
-                if self._stop.wait(rests * took):
-                    break
-                begun = time.perf_counter()
-                self._scores |= self._score(cases[start : start + _CHUNK])
-                took = time.perf_counter() - begun
+            try:
+                self._score_all()
+                self.fault = None
+            except Exception as error:  # whatever it is, the scores there are go on being shown, and the page says so
+                self.fault = " ".join(str(error).split())
+                self._stop.wait(_RETRY)
+                self._news.set()
 
-    def _score(self, cases: list[Case]) -> dict[str, Score]:
+    def _score_all(self) -> None:
+        served, cases = self.service.current, [entry.case for entry in self.entries("doubt")]
+        for start in range(0, len(cases), _PIECE):  # to the end: versions may come quickly
+            self.service.wait_for_calm()
+            if self._stop.is_set():
+                return
+            self._scores |= self._score(served, cases[start : start + _PIECE], patient=True)
+
+    def _score(self, served: Served, cases: list[Case], *, patient: bool = False) -> dict[str, Score]:
         pictures, kept = [], []
         for case in cases:
             try:
@@ -122,10 +131,10 @@ class Worklist:
         if not kept:
             return {}
         inputs = torch.stack(pictures)
-        served, probabilities = self.service.current, self.service.current.probabilities(inputs)
+        novelty = self.service.novelty(served, inputs, patient=patient)
+        probabilities = served.probabilities(inputs)
         top = probabilities.topk(min(2, probabilities.shape[1]), dim=1)
         lead = top.values[:, 0] - (top.values[:, 1] if top.values.shape[1] > 1 else 0)
-        novelty = self.service.novelty(served, inputs)
         return {
             case.id: Score(served.number, served.classes[int(i)], float(p), 1 - float(d), float(n))
             for case, i, p, d, n in zip(kept, top.indices[:, 0], top.values[:, 0], lead, novelty)

@@ -57,6 +57,11 @@ for (const button of document.querySelectorAll("[data-serve]")) button.addEventL
   if (confirm(button.dataset.sure)) order("POST", `/versions/${button.dataset.serve}/serve`, $("versions-said"), $("versions-said").dataset.tRolled);
 });
 
+// the dashboard: the queue and the version as they are now
+if ($("queue")) setInterval(async () => {
+  try { const now = await ask("GET", "/health"); $("queue").textContent = now.queue; $("version").textContent = now.version; } catch { /* the next time */ }
+}, 2000);
+
 if ($("case")) caseView($("case"));
 
 function caseView(page) {
@@ -193,7 +198,10 @@ function caseView(page) {
       }
       if (row.learned && i > 4) {
         const newest = (await ask("GET", "/versions"))[0];
-        if (newest.status === "refused") { say(fill(t.tHeldBack, newest.reason), "bad"); return; }
+        if (newest.status === "refused") { // the dashboard says why in the language of the page
+          const board = new DOMParser().parseFromString(await (await fetch("/dashboard")).text(), "text/html");
+          say(fill(t.tHeldBack, board.querySelector("tr.refused .why").textContent), "bad"); return;
+        }
       }
       if (i === 60) say(t.tStill);
     }
@@ -222,10 +230,14 @@ function caseView(page) {
   // drag: pan, or draw a box
   let drag = null;
   const spot = (event) => { const r = stage.getBoundingClientRect(), d = canvas.width / r.width, p = place(); return [((event.clientX - r.left) * d - p.x) / (shown.width * p.s), ((event.clientY - r.top) * d - p.y) / (shown.height * p.s)].map((v) => Math.min(1, Math.max(0, v))); };
-  stage.addEventListener("pointerdown", (event) => { if (!shown) return; stage.setPointerCapture(event.pointerId); drag = { x: event.clientX, y: event.clientY, from: spot(event) }; });
+  stage.addEventListener("pointerdown", (event) => { if (!shown) return; stage.setPointerCapture(event.pointerId); drag = { x: event.clientX, y: event.clientY, from: spot(event), windows: event.shiftKey || event.button === 2 }; });
+  stage.addEventListener("contextmenu", (event) => event.preventDefault());
   stage.addEventListener("pointermove", (event) => {
     if (!drag) return;
-    if ($("box-on") && $("box-on").checked) {
+    if (drag.windows) { // as on a radiologist's screen: to the right wider, upwards brighter
+      $("window").value = Number($("window").value) + (event.clientX - drag.x); $("level").value = Number($("level").value) + (event.clientY - drag.y) / 2;
+      drag.x = event.clientX; drag.y = event.clientY; windowed();
+    } else if ($("box-on") && $("box-on").checked) {
       const [a, b] = [drag.from, spot(event)];
       box = { x: Math.min(a[0], b[0]), y: Math.min(a[1], b[1]), width: Math.abs(a[0] - b[0]), height: Math.abs(a[1] - b[1]) };
       if (box.width < 0.005 || box.height < 0.005) box = null;
@@ -235,7 +247,7 @@ function caseView(page) {
       view.x += (event.clientX - drag.x) / r.width; view.y += (event.clientY - drag.y) / r.height; drag.x = event.clientX; drag.y = event.clientY; draw();
     }
   });
-  stage.addEventListener("pointerup", () => { drag = null; });
+  for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => { drag = null; });
 
   const may = Boolean($("review"));
   const next = () => { if ($("next")) location.href = $("next").href; };

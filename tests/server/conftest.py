@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -168,3 +170,11 @@ def _wait(port, process, log):
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
     raise AssertionError("PostgreSQL does not answer")
+
+
+@pytest.fixture
+def url(postgres, monkeypatch):
+    """A schema of its own, with user and password in the URL."""
+    for name in ("PGUSER", "PGWORD"):
+        monkeypatch.setenv(name, "")  # `share` sets them; gone after the test
+    return f"postgresql://everlearn:{quote(postgres.word)}@127.0.0.1:{postgres.port}/postgres?schema=r{uuid.uuid4().hex[:8]}"

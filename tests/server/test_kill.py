@@ -20,6 +20,7 @@ pytest.importorskip("fastapi", reason="serving is an extra")
 from everlearn.runs import Run
 from everlearn.runs.reviewing import Reviewing
 from everlearn.runs.reviews import Reviews
+from everlearn.server.sharing import share
 
 
 def start(path, port):
@@ -111,4 +112,10 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
 
 @pytest.mark.slow
 def test_every_acknowledged_review_is_learned_exactly_once(run_path):
+    assert kill_and_check(run_path, kills=3, clients=4) > 0
+
+
+@pytest.mark.slow
+def test_the_same_where_the_journal_is_in_postgres(run_path, tmp_path, url):
+    share(run_path, url, f"file://{tmp_path}/store")
     assert kill_and_check(run_path, kills=3, clients=4) > 0

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -34,14 +32,6 @@ from everlearn.runs.reviews import Review, Reviews
 from everlearn.server import sharing
 from everlearn.server.security import Tokens
 from everlearn.server.sharing import share
-
-
-@pytest.fixture
-def url(postgres, monkeypatch):
-    """A schema of its own, with user and password in the URL."""
-    for name in ("PGUSER", "PGWORD"):
-        monkeypatch.setenv(name, "")  # `share` sets them; gone after the test
-    return f"postgresql://everlearn:{quote(postgres.word)}@127.0.0.1:{postgres.port}/postgres?schema=r{uuid.uuid4().hex[:8]}"
 
 
 def work(path, margin=1.0):

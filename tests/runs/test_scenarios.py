@@ -61,7 +61,7 @@ def test_a_long_tail_with_wrong_labels_is_learned_and_the_tests_stay(tmp_path):
         found = evaluate_source(run, "builtin:digits")
         assert found["samples"] == int(source.test.sum()) and found["accuracy"] > 0.6
         # rows of the journal bear the names of what was learned, and the given label
-        names = {row["id"]: row["name"] for row in run.journal._rows("SELECT * FROM samples")}
+        names = {row["id"]: row["name"] for row in run.journal.db.rows("SELECT * FROM samples")}
         assert set(names.values()) == {stream.source.names[i] for i in learned}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from everlearn.bench.chest import Chest, Pictures, in_frames_of, without
 from everlearn.bench.continual import append_rows, read_rows
@@ -109,7 +110,7 @@ def run_table(
     file : Path
         JSON lines.
     pictures, slow : int
-        Explained of each kind, at most; by SISE.
+        Explained of each kind, at most, by the slower methods and by SISE; Grad-CAM and random maps are made of all.
     show : callable, optional
         Called with a line of text before each model.
 
@@ -122,7 +123,7 @@ def run_table(
     if unknown:
         raise SettingError(f"there is no line {unknown[0]!r}; expected some of {', '.join(EXPLAINED)}")
     known = {_key(row): row for row in read_rows(file)}
-    counts = {name: slow if name == "sise" else pictures for name in methods}
+    counts = {name: None if name in _FAST else slow if name == "sise" else pictures for name in methods}
     work: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = []
     for seed in seeds:
         for name, region in setting.cures.items():
@@ -145,7 +146,7 @@ def run_table(
 
 
 def cured(
-    chest: Chest, setting: Setting, weights: Path | None, region: float, counts: dict[str, int], seed: int
+    chest: Chest, setting: Setting, weights: Path | None, region: float, counts: dict[str, int | None], seed: int
 ) -> dict[str, Any]:
     """Learn all classes at once with a penalty on evidence outside the lungs, and measure."""
     learner = _offline(chest, setting, weights, region, seed)
@@ -159,7 +160,7 @@ def cured(
         for kind, all_of in kinds.items():
             if not len(all_of):
                 continue
-            some = spread(all_of, count)
+            some = all_of if count is None else spread(all_of, count)
             maps = explained(learner, some, method, seed)
             regions = some.boxes if kind == "boxes" else some.regions
             energy = energy_in_region(maps, regions)
@@ -167,7 +168,7 @@ def cured(
             row["energy"][f"{method}/{kind}"] = [float(energy.nanmean()), float(area.mean()), len(some)]
     shown = spread(chest.test.select(chest.test.boxes.flatten(1).any(1)), _DRAWN)
     if len(shown):
-        maps = torch.nn.functional.avg_pool2d(explained(learner, shown, "grad_cam", seed), 4)
+        maps = F.avg_pool2d(explained(learner, shown, "grad_cam", seed), 4)
         row["drawn"] = (maps / maps.amax((1, 2, 3), keepdim=True).clamp(min=1e-9)).mul(100).round().int()[:, 0].tolist()
     return row
 
@@ -267,7 +268,8 @@ def _observe(
     own = torch.isin(pictures.labels, torch.tensor(classes)).nonzero().flatten()
     for ids in own[torch.randperm(len(own), generator=generator)].split(batch):
         some = pictures.select(ids)
-        regions = some.regions.to(torch.uint8) * 255
+        margin = pictures.inputs.shape[2] // 32  # the hila and what lies behind the borders may speak too
+        regions = F.max_pool2d(some.regions.float(), 2 * margin + 1, 1, margin).to(torch.uint8) * 255
         learner.observe(Batch(_colour(some.inputs), some.labels, ids, task, regions=regions))
 
 

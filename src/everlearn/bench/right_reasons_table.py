@@ -122,7 +122,11 @@ def as_markdown(tables: dict[str, list[dict[str, Any]]], class_names: Sequence[s
     parts.append(_table(heads, [[c, e["name"], *(_text(v, 0) for v in e["elsewhere"][c])] for c in of for e in models]))
     order = list(EXPLAINED.values())
     lines = [
-        [e["explainer"], e["name"], *(_text(e[kind]["energy"], 1) if kind in e else "–" for kind in KINDS)]
+        [
+            e["explainer"],
+            e["name"],
+            *(f"{_text(e[kind]['energy'], 1)}, n = {e[kind]['pictures']}" if kind in e else "–" for kind in KINDS),
+        ]
         for e in sorted(maps, key=lambda e: order.index(e["explainer"]))
     ]
     known = [next((e[kind] for e in maps if kind in e), None) for kind in KINDS]

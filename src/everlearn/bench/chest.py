@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from everlearn.bench.explain_pictures import read_meta
 from everlearn.bench.lungs import UNet, dice, learn_masks, masks_of
@@ -127,40 +126,36 @@ def read_chest(data: Path, lungs: Path, size: int, scratch: Path, most: int | No
     return Chest(names, known.select(~held), known.select(held), there, masked, float(fits.mean()))
 
 
-def in_frames_of(pictures: Pictures, frames: Pictures) -> Tensor:
-    """The lungs of picture i, with their bounding box, in the place of those of frame i.
+def in_frames_of(pictures: Pictures, frames: Tensor) -> Tensor:
+    """Picture i in the box around its own lungs, and ``frames[i]`` around that box.
 
     Parameters
     ----------
-    pictures, frames : Pictures
-        As many of both.
+    pictures : Pictures
+        n of them.
+    frames : Tensor
+        ``[n, 1, S, S]`` uint8.
 
     Returns
     -------
     Tensor
         ``[n, 1, S, S]`` uint8.
     """
-    found = frames.inputs.clone()
+    found = frames.clone()
     for i in range(len(pictures)):
         top, bottom, left, right = bounds(pictures.regions[i, 0])
-        t, b, l, r = bounds(frames.regions[i, 0])  # noqa: E741
-        inside = pictures.inputs[i : i + 1, :, top:bottom, left:right].float()
-        size = (b - t, r - l)
-        inside = F.interpolate(inside, size=size, mode="bilinear", align_corners=False, antialias=True)
-        found[i, :, t:b, l:r] = inside[0].round().to(torch.uint8)
+        found[i, :, top:bottom, left:right] = pictures.inputs[i, :, top:bottom, left:right]
     return found
 
 
 def without(pictures: Pictures, part: str) -> Tensor:
     """The pictures with the box around their lungs (``"lungs"``) or all else (``"frame"``) in their own mean grey."""
-    found = pictures.inputs.clone()
-    for i in range(len(pictures)):
-        top, bottom, left, right = bounds(pictures.regions[i, 0])
-        inside = torch.zeros(found.shape[2:], dtype=torch.bool)
-        inside[top:bottom, left:right] = True
-        gone = inside if part == "lungs" else ~inside
-        found[i, 0][gone] = pictures.inputs[i].float().mean().round().to(torch.uint8)
-    return found
+    grey = pictures.inputs.float().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(pictures.inputs)
+    return (
+        in_frames_of(pictures, grey)
+        if part == "frame"
+        else in_frames_of(replace(pictures, inputs=grey), pictures.inputs)
+    )
 
 
 def bounds(region: Tensor) -> tuple[int, int, int, int]:

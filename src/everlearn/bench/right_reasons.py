@@ -186,7 +186,7 @@ def accuracies(learner: Learner, chest: Chest, seed: int) -> dict[str, Any]:
     exchanged, follows = [], []
     for _ in range(_FRAMES):
         other = _of_another_class(test.labels, generator)
-        moved = in_frames_of(test, test.select(other))
+        moved = in_frames_of(test, test.inputs[other])
         exchanged.append(_balanced(learner, moved, test.labels))
         follows.append(float((_labels(learner, moved) == test.labels[other]).float().mean()))
     right["frames exchanged"] = statistics.mean(exchanged)

@@ -5,7 +5,8 @@ import torch
 
 from everlearn.errors import SettingError
 from everlearn.explainers import SISE, FrugalSISE, GradCAM, LayerCAM
-from everlearn.explainers.fusions import fusions, gradient_maps, product
+from everlearn.explainers.frugal_sise import Groups
+from everlearn.explainers.fusions import fine_map, fusions, gradient_maps
 
 
 class Counter(torch.nn.Module):
@@ -33,15 +34,24 @@ def test_the_fusion_that_the_model_confirms_is_taken(quadrant, spots):
         assert method.confirmed(spots[:1], target, candidates) is right
 
 
-def test_fusions_are_maps_and_those_without_energy_are_left_out():
+def test_fusions_are_maps_and_constant_ones_are_left_out():
     generator = torch.Generator().manual_seed(0)
-    V, a, b = (list(torch.rand(3, 8, 8, generator=generator)) for _ in range(3))
-    found = fusions(V, a, b)
-    assert len(found) == 6 and all(float(f.min()) >= 0 and float(f.max()) == 1 for f in found)
-    torch.testing.assert_close(found[0], product(V))
+    cams, (D, K, grad_cam) = (list(torch.rand(3, 8, 8, generator=generator)) for _ in range(2))
+    fine = fine_map(cams)
+    found = fusions(D, K, fine, cams, grad_cam)
+    assert len(found) == 8 and all(float(f.min()) == 0 and float(f.max()) == 1 for f in found)
+    wanted = (D + K) * fine
+    torch.testing.assert_close(found[0], (wanted - wanted.min()) / (wanted.max() - wanted.min()))
     zero = torch.zeros(8, 8)
-    assert len(fusions(V, [zero] * 3, [zero] * 3)) == 1
-    assert len(fusions(V[:1], a[:1], b[:1])) == 4  # one layer has no finer ones
+    assert len(fusions(zero, zero, fine, cams, grad_cam)) == 3  # what needs no mask
+    assert fusions(zero, zero, zero, [zero] * 3, zero) == []
+
+
+def test_the_fine_map_leaves_out_the_coarsest_layer_if_there_are_others():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = torch.rand(3, 8, 8, generator=generator)
+    torch.testing.assert_close(fine_map([a, b, c]), fine_map([a, b, torch.zeros(8, 8)]))
+    assert fine_map([c]).max() == 1
 
 
 def test_gradient_maps_are_those_of_the_papers(cnn):
@@ -85,51 +95,59 @@ def test_asking_ends_when_the_map_has_settled(cnn):
     assert model.seen == 2 + 2 * 16  # no round starts after the time
 
 
-def test_merging_keeps_what_the_maps_contribute(cnn):
+def test_groups_speak_for_their_members():
+    """Two shapes among 30 maps: two groups, whose middles are members, and one answer counts for all of a group."""
     generator = torch.Generator().manual_seed(0)
-    A, g = torch.rand(30, 6, 6, generator=generator), torch.randn(30, 6, 6, generator=generator)
-    sums, stakes = FrugalSISE(cnn(), merged=4).merge(A, g)
-    alpha = g.sum((1, 2))
-    positive = (alpha[:, None, None] * A)[alpha > 0]
-    assert len(sums) <= 4
-    torch.testing.assert_close(sums.sum(0), positive.sum(0))
-    torch.testing.assert_close(stakes.sum(), positive.sum())
+    left, right = torch.zeros(6, 6), torch.zeros(6, 6)
+    left[:, :2], right[:, 4:] = 1.0, 1.0
+    A = torch.stack([left] * 10 + [right] * 20) * (1 + torch.rand(30, 1, 1, generator=generator))
+    g = torch.ones(30, 6, 6)
+    g[0] = -1.0  # speaks against the class: no mask
+    groups = Groups(A, g, most=2)
+    assert len(groups.A) == 29 and len(groups.stakes) == 2
+    assert sum(groups.stakes) == pytest.approx(1.0) and max(groups.stakes) > 0.6
+    of_left = int(groups.group[0])
+    assert (groups.group[:9] == of_left).all() and (groups.group[9:] == 1 - of_left).all()
+    torch.testing.assert_close(groups.middle(of_left)[0] / groups.middle(of_left).max(), left)
+    groups.lost[of_left] = 0.5
+    torch.testing.assert_close(groups.map(groups.lost, (6, 6)), 9 * 0.5 * left / left.sum())
+    assert not groups.map(groups.kept, (6, 6)).any()
 
 
-def test_unmerged_and_asked_by_hand(cnn):
-    """One layer, no merging: w = Ψ(I ⊙ m) [Ψ(I) − Ψ(I ⊙ (1 − m))]₊; Σ w m over Σ_λ m, scaled, squared."""
+def test_ungrouped_and_asked_by_hand(cnn):
+    """One layer: K = Σ Ψ(I ⊙ m) n, D = Σ [Ψ(I) − Ψ(I ⊙ (1 − m))]₊ n, each scaled; (D + K) ⊙ F, scaled, squared."""
     from everlearn.explainers.layers import forward_with_maps
     from everlearn.explainers.sise import masks
 
     model = cnn().eval()
-    x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))
     logits, (first, _) = forward_with_maps(model, x)
     psi = logits.softmax(1)[0, 1]
-    (g,) = torch.autograd.grad(psi, first.tensor)
-    matters, suffices = torch.zeros(12, 12), torch.zeros(12, 12)
+    (g,) = torch.autograd.grad(torch.logit(psi), first.tensor)
+    A = first.tensor.detach()
+    assert A.shape[2:] == (16, 16)  # as large as the picture: n needs no enlarging
+    D, K = torch.zeros(16, 16), torch.zeros(16, 16)
     for k in range(6):
-        A = first.tensor.detach()[0, k]
-        if g[0, k].sum() > 0 and A.max() > A.min():
-            m = masks(A[None], (12, 12))[0]
+        if g[0, k].sum() > 0 and A[0, k].max() > A[0, k].min():
+            m = masks(A[0, k][None], (16, 16))[0]
             with torch.no_grad():
-                kept = model(x * m).softmax(1)[0, 1]
-                lost = psi.detach() - model(x * (1 - m)).softmax(1)[0, 1]
-            matters += kept * lost.clamp(min=0) * m / m.sum()
-            suffices += kept * m / m.sum()
-    V = matters if matters.any() else suffices
-    wanted = ((V - V.min()) / (V.max() - V.min())) ** 2
-    found = FrugalSISE(model, "2", merged=100, settled=1.0, precision="float32", choose=False)
-    torch.testing.assert_close(found.attribute(x, 1)[0, 0], wanted, rtol=1e-3, atol=1e-4)
+                K += model(x * m).softmax(1)[0, 1] * m / m.sum()
+                D += (psi - model(x * (1 - m)).softmax(1)[0, 1]).clamp(min=0) * m / m.sum()
+    assert D.any()
+    scale = lambda v: (v - v.min()) / (v.max() - v.min())  # noqa: E731
+    F = fine_map([(A[0] * g[0].clamp(min=0)).sum(0).clamp(min=0)])
+    found = FrugalSISE(model, "2", settled=1.0, precision="float32", choose=False).attribute(x, 1)[0, 0]
+    torch.testing.assert_close(found, scale((scale(D) + scale(K)) * F) ** 2, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_cheaper_than_sise(quadrant, spots):
     seen = []
     for method in (SISE, partial(FrugalSISE, merged=4)):
         model = Counter(
-            torch.nn.Sequential(torch.nn.Conv2d(1, 200, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(200, 200, 3, 2))
+            torch.nn.Sequential(torch.nn.Conv2d(1, 400, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(400, 400, 3, 2))
         )
         model.model.extend(
-            [torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(200, 2)]
+            [torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(400, 2)]
         )
         torch.manual_seed(0)
         for p in model.parameters():

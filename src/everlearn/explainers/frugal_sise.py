@@ -1,12 +1,12 @@
 """Frugal SISE: the most faithfulness for each forward. Everlearn's own, after SISE (whose patent `sise` names).
 
-SISE's figures say that most of its masks add nothing: at μ = 0.3 it is four times faster and better. Many of a layer's
-feature maps are the same shape, so their masks ask the model the same question. Here maps of one shape are merged,
-each merged mask asks two questions (what is left when it alone is shown, what is lost when it is hidden) and counts as
-far as it both suffices and matters, the masks with most at stake come first, and asking ends when the map has settled
-or the budget is spent. Unlike SISE's, the fusion has no threshold: it would make most pixels equal, and their order is
-what faithfulness measures. No single fusion is best for all pictures, so the model is asked once more, about the top
-pixels of a few: the one it confirms is the map.
+SISE's figures say that most of its masks add nothing. Many of a layer's feature maps are the same shape, so their masks
+ask the model the same question: here one of them asks for all. It asks two questions, what is left when it alone is
+shown and what is lost when it is hidden; SISE asks the first only. Only the two coarsest layers are asked about: where
+exactly things are, the finer ones say in their gradients, without a forward. The masks with most at stake come first,
+and asking ends when the map has settled or the budget is spent. Unlike SISE's, the fusion has no threshold: it would
+make most pixels equal, and their order is what faithfulness measures. No single fusion is best for all pictures, so the
+model is asked once more, about the top pixels of a few that all keep to the object: the one it confirms is the map.
 """
 
 from __future__ import annotations
@@ -20,33 +20,39 @@ from torch.nn import functional as F
 
 from everlearn.errors import SettingError
 from everlearn.explainers.explainer import Explainer
-from everlearn.explainers.fusions import fusions, gradient_maps, product
-from everlearn.explainers.sise import masks
+from everlearn.explainers.fusions import fine_map, fusions, gradient_maps, product
+from everlearn.explainers.sise import masks, scaled
 from everlearn.explainers.token_sampling import kmeans
-from everlearn.learners.device import fast_bfloat16
+from everlearn.learners.learner import fast_bfloat16
+from everlearn.metrics.faithfulness import blur
 from everlearn.metrics.localisation import top_pixels
 
 _SIDE = 14  # shapes are compared at this resolution
 _ROUND = 16  # masks asked about between two looks at the map
-_TOPS = (0.08, 0.15, 0.25)  # shares of the pixels that a fusion is confirmed by
-_FUSIONS = 6
+_LAYERS = 2  # coarsest layers that are asked about
+_SHOWN = (0.04, 0.08, 0.15, 0.25, 0.4)  # shares of the pixels that are shown on the blurred picture
+_HIDDEN = (0.08, 0.15, 0.25)
+_ALONE = 0.15
+_FUSIONS = 8
+_EACH = len(_SHOWN) + len(_HIDDEN) + 1  # forwards for a fusion
 
 
 class FrugalSISE(Explainer):
-    r"""Merged masks, scored by what they show and what they hide, until the map has settled.
+    r"""Masks that speak for many, scored by what they show and what they hide; then the fusion that the model confirms.
 
-    1. One forward and backward: :math:`\alpha_k` as in SISE. The contributions :math:`\alpha_k A_k` of a layer's
-       positive maps are merged into at most ``merged`` sums of one shape each (k-means on the shapes); each sum,
-       enlarged and scaled to 0..1, is a mask m, at stake :math:`\sum_k \sum_\lambda \alpha_k A_k`.
-    2. In order of their stakes, :math:`w_m = \Psi(I \odot m) \, [\Psi(I) - \Psi(I \odot (1 - m))]_+`.
-    3. :math:`V_l = \sum_m w_m m / \sum_\lambda m`, scaled to 0..1; :math:`E = V_1`, then
-       :math:`E \leftarrow (E + V_l) \odot V_l` from fine to coarse.
-    4. Of this E and of other fusions (`fusions`) the one with the largest
-       :math:`\sum_p \Psi(I \odot T_p) - \Psi(I \odot (1 - T_p))`, :math:`T_p` its top 8, 15 and 25 % of pixels,
-       scaled to 0..1, to the power s.
+    1. One forward and backward: :math:`\alpha_k` as in SISE. The positive maps of each of the two coarsest layers fall
+       into at most ``merged`` groups of one shape (k-means); :math:`n_k` is a map scaled to 0..1, over its sum.
+    2. In order of :math:`\sum_{k \in c} \alpha_k \sum_\lambda A_k` the group's middle map, enlarged, is a mask m:
+       :math:`s_c = \Psi(I \odot m)` and :math:`h_c = [\Psi(I) - \Psi(I \odot (1 - m))]_+`.
+    3. :math:`K_l = \sum_k s_{c(k)} n_k`, :math:`D_l = \sum_k h_{c(k)} n_k`; of two layers
+       :math:`E \leftarrow (E + V_l) \odot V_l` from fine to coarse, for K and for D.
+    4. F is the mean of the finer layers' LayerCAM maps. Of :math:`(D + K) \odot F` and other `fusions`, the one
+       with the largest :math:`\Psi(I \odot T_{15}) + \overline{\Psi(I \odot T_p + B \odot (1 - T_p))} -
+       \overline{\Psi(I \odot (1 - T_q))}`, scaled to 0..1, to the power s: :math:`T_p` its top p % of pixels, B the
+       blurred picture, means over p = 4, 8, 15, 25, 40 and q = 8, 15, 25.
 
-    Where hiding lowers the confidence for no mask at all, :math:`w_m = \Psi(I \odot m)`. After each round of 16 masks
-    the fused map is compared with the one before it; if their correlation exceeds ``settled``, it is done.
+    After each round of 16 masks the map is compared with the one before it; if their correlation exceeds ``settled``,
+    it is done.
 
     Parameters
     ----------
@@ -63,7 +69,7 @@ class FrugalSISE(Explainer):
     sharpness : float
         s > 0: how far the map's energy gathers at its highest places. The order of pixels stays.
     choose : bool
-        Whether to take step 4: up to 36 forwards, at most a quarter of the budget.
+        Whether to choose among fusions: 72 forwards, at most two fifths of the budget; else (D + K) ⊙ F.
     precision : {"auto", "float32", "bfloat16"}
         Of the questions' forwards. "auto" takes bfloat16 where the processor multiplies in it.
 
@@ -80,7 +86,7 @@ class FrugalSISE(Explainer):
         self,
         model: nn.Module,
         *settings: Any,
-        merged: int = 16,
+        merged: int = 24,
         budget: int = 200,
         seconds: float | None = None,
         settled: float = 0.99,
@@ -104,62 +110,65 @@ class FrugalSISE(Explainer):
 
     def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
         """Map ``[H, W]``, 0..1."""
-        start = time.monotonic()
-        size = (x.shape[2], x.shape[3])
+        start, size = time.monotonic(), (x.shape[2], x.shape[3])
         pairs = [(A[0], g[0]) for A, g in self.maps_and_gradients(x, target, of="log-odds")]
-        layers = [self.merge(A, g) for A, g in pairs]
-        stakes = torch.cat([s / s.sum().clamp(min=1e-30) for _, s in layers])  # each layer has the same say
-        places = [(layer, i) for layer, (sums, _) in enumerate(layers) for i in range(len(sums))]
-        fusions_asked = min(_FUSIONS, self.budget // 4 // (2 * len(_TOPS))) if self.choose else 0
-        masks_asked = (self.budget - 2 - 2 * len(_TOPS) * fusions_asked) // 2
-        order = stakes.argsort(descending=True, stable=True)[:masks_asked].tolist()
-        E = torch.zeros(size, device=x.device)
-        if not order:
-            return E
+        cams = [gradient_maps(A, g, size) for A, g in pairs]
+        layer_cams = [layer_cam for layer_cam, _ in cams]
+        groups = [Groups(A, g, self.merged) for A, g in pairs[-_LAYERS:]]
+        fusions_asked = min(_FUSIONS, 2 * self.budget // 5 // _EACH) if self.choose else 0
+        most = (self.budget - 2 - _EACH * fusions_asked) // 2
+        if not any(each.stakes for each in groups):
+            return torch.zeros(size, device=x.device)
+        fine = fine_map(layer_cams)
+        D, K = self.asked(x, target, groups, most, fine, start)
+        candidates = fusions(D, K, fine, layer_cams, cams[-1][1])
+        if fusions_asked > 1 and len(candidates) > 1 and not self.late(start):
+            return self.confirmed(x, target, candidates[:fusions_asked]) ** self.sharpness
+        return scaled((D + K) * fine) ** self.sharpness
+
+    def asked(
+        self, x: Tensor, target: Tensor, groups: list[Groups], most: int, fine: Tensor, start: float
+    ) -> tuple[Tensor, Tensor]:
+        """D and K ``[H, W]``, 0..1, after at most ``most`` masks."""
+        size = (x.shape[2], x.shape[3])
+        places = [(-stake, i, c) for i, each in enumerate(groups) for c, stake in enumerate(each.stakes)]
+        order = [(i, c) for _, i, c in sorted(places)][:most]
         whole = self.ask(x, target)
-        matters = [torch.zeros(size, device=x.device) for _ in layers]
-        suffices = [torch.zeros(size, device=x.device) for _ in layers]
+        D = K = E = torch.zeros(size, device=x.device)
         for begin in range(0, len(order), _ROUND):
-            chosen = [places[j] for j in order[begin : begin + _ROUND]]
-            m = torch.cat([masks(layers[layer][0][i : i + 1], size) for layer, i in chosen])
+            chosen = order[begin : begin + _ROUND]
+            m = torch.cat([masks(groups[i].middle(c), size) for i, c in chosen])
             shown = x * m[:, None].to(x.dtype)
             kept, hidden = self.ask(torch.cat([shown, x - shown]), target).chunk(2)
-            w, left = (v / m.sum((1, 2)) for v in (kept * (whole - hidden).clamp(min=0), kept))
-            for j, (layer, _) in enumerate(chosen):
-                matters[layer] = matters[layer] + w[j] * m[j]
-                suffices[layer] = suffices[layer] + left[j] * m[j]
-            V = matters if any(bool(v.any()) for v in matters) else suffices
-            before, E = E, product(V)
-            out_of_time = self.seconds is not None and time.monotonic() - start > self.seconds
-            if out_of_time or _correlation(before, E) > self.settled:
+            for (i, c), s, h in zip(chosen, kept, (whole - hidden).clamp(min=0)):
+                groups[i].kept[c], groups[i].lost[c] = s, h
+            D = product([each.map(each.lost, size) for each in groups])
+            K = product([each.map(each.kept, size) for each in groups])
+            before, E = E, (D + K) * fine
+            if self.late(start) or _correlation(before, E) > self.settled:
                 break
-        if fusions_asked > 1 and not out_of_time:
-            cams = [gradient_maps(A, g, size) for A, g in pairs]
-            E = self.confirmed(x, target, fusions(V, [a for a, _ in cams], [b for _, b in cams])[:fusions_asked])
-        return E**self.sharpness
+        return D, K
+
+    def late(self, start: float) -> bool:
+        """Whether the time is spent."""
+        return self.seconds is not None and time.monotonic() - start > self.seconds
 
     def confirmed(self, x: Tensor, target: Tensor, candidates: list[Tensor]) -> Tensor:
-        """The candidate whose top pixels keep most of Ψ, and whose other pixels keep least."""
-        count = [max(1, round(p * candidates[0].numel())) for p in _TOPS]
-        tops = [torch.cat([top_pixels(E[None, None], n) for n in count]) for E in candidates]
-        T = torch.stack(tops).reshape(len(candidates) * len(_TOPS), 1, *x.shape[2:]).to(x.dtype)
-        shown = x * T
-        kept, left = self.ask(torch.cat([shown, x - shown]), target).chunk(2)
-        return candidates[int((kept - left).reshape(len(candidates), -1).sum(1).argmax())]
+        """The candidate whose top pixels keep most of Ψ, alone and on the blurred picture, and leave least of it."""
+        best, most = candidates[0], -torch.inf
+        B = blur(x, max(x.shape[2:]) / 20)
+        for E in candidates:
+            T = {p: self.top(E, p).to(x.dtype) for p in _SHOWN}
+            shown = [x * T[p] + B * (1 - T[p]) for p in _SHOWN]
+            psi = self.ask(torch.cat([x * T[_ALONE], *shown, *(x * (1 - T[q]) for q in _HIDDEN)]), target)
+            found = float(psi[0] + psi[1 : 1 + len(_SHOWN)].mean() - psi[1 + len(_SHOWN) :].mean())
+            if found > most:
+                best, most = E, found
+        return best
 
-    def merge(self, A: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums ``[r, h, w]`` of a layer's positive contributions by shape, and what is at stake in each ``[r]``."""
-        alpha = gradient.sum((1, 2))
-        use = (alpha > 0) & (A.flatten(1).amax(1) > A.flatten(1).amin(1))
-        part = A[use] * alpha[use][:, None, None]
-        if len(part) > self.merged:
-            side = (min(_SIDE, part.shape[1]), min(_SIDE, part.shape[2]))
-            shape = F.adaptive_avg_pool2d(part[None], side)[0].flatten(1)
-            shape = F.normalize(shape - shape.mean(1, keepdim=True), dim=1)
-            nearest = torch.cdist(shape, kmeans(shape, self.merged, seed=0)).argmin(1)
-            part = torch.zeros(self.merged, *part.shape[1:], device=A.device).index_add_(0, nearest, part)
-        part = part[part.flatten(1).amax(1) > part.flatten(1).amin(1)]
-        return part, part.clamp(min=0).sum((1, 2))
+    def top(self, E: Tensor, share: float) -> Tensor:
+        """The top share of pixels as a mask ``[H, W]``."""
+        return top_pixels(E[None, None], max(1, round(share * E.numel()))).reshape(E.shape)
 
     def ask(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Ψ ``[n]``, in channels-last layout, in bfloat16 where that is fast."""
@@ -170,6 +179,44 @@ class FrugalSISE(Explainer):
     def use_bfloat16(self, inputs: Tensor) -> bool:
         """Whether to ask in bfloat16."""
         return self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(inputs.device))
+
+
+class Groups:
+    """The positive maps of one layer in groups of one shape, and what the model said of each group.
+
+    Parameters
+    ----------
+    A, gradient : Tensor
+        ``[K, h, w]``.
+    most : int
+        Groups at most.
+    """
+
+    def __init__(self, A: Tensor, gradient: Tensor, most: int) -> None:
+        alpha = gradient.sum((1, 2))
+        use = (alpha > 0) & (A.flatten(1).amax(1) > A.flatten(1).amin(1))
+        self.A = A[use]
+        low, high = self.A.amin((1, 2), keepdim=True), self.A.amax((1, 2), keepdim=True)
+        m = (self.A - low) / (high - low)
+        self.n = m / m.sum((1, 2), keepdim=True)
+        shape = F.adaptive_avg_pool2d(m[None], (min(_SIDE, A.shape[1]), min(_SIDE, A.shape[2])))[0].flatten(1)
+        self.group = self.middles = torch.arange(len(m), device=A.device)
+        if len(m) > most:
+            apart = torch.cdist(shape, kmeans(shape, most, seed=0))
+            self.group, self.middles = apart.argmin(1), apart.argmin(0)
+        at_stake = (alpha[use] * self.A.clamp(min=0).sum((1, 2))).double()
+        sums = at_stake.new_zeros(len(self.middles)).index_add_(0, self.group, at_stake)
+        self.stakes: list[float] = (sums / sums.sum().clamp(min=1e-30)).tolist()  # each layer has the same say
+        self.kept, self.lost = (m.new_zeros(len(self.middles)) for _ in range(2))
+
+    def middle(self, c: int) -> Tensor:
+        """The map ``[1, h, w]`` in the middle of group c."""
+        return self.A[self.middles[c]][None]
+
+    def map(self, w: Tensor, size: tuple[int, int]) -> Tensor:
+        """Σ_k w_c(k) n_k ``[H, W]``; w, what was kept or lost, is 0 for groups not asked about."""
+        V = torch.einsum("k,khw->hw", w[self.group], self.n)
+        return F.interpolate(V[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -1,6 +1,6 @@
-"""Ways to fuse the maps of layers, fine to coarse, into one; `FrugalSISE` asks the model which one it confirms.
+"""Ways to fuse what shows where and what shows what into one map; `FrugalSISE` asks the model which one it confirms.
 
-Besides the maps V of masks that were asked about, each layer gives two for which no forward is needed: LayerCAM's
+Besides the maps of masks that were asked about, each layer gives two for which no forward is needed: LayerCAM's
 Σ_k A_k ReLU(∂y/∂A_k) and Grad-CAM's Σ_k A_k a_k (papers in `layer_cam` and `grad_cam`).
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from everlearn.explainers.sise import scaled
 from everlearn.metrics.faithfulness import blur
 
-_FIRM = 75.0  # fine maps are blurred by the longer side over this: 3 pixels of 224
+_FIRM = 56.0  # fine maps are blurred by the longer side over this: 4 pixels of 224
 
 
 def product(V: Sequence[Tensor]) -> Tensor:
@@ -42,24 +42,27 @@ def gradient_maps(A: Tensor, gradient: Tensor, size: tuple[int, int]) -> tuple[T
     return both[0], both[1]
 
 
-def fusions(V: Sequence[Tensor], layer_cams: Sequence[Tensor], grad_cams: Sequence[Tensor]) -> list[Tensor]:
-    """Candidates ``[H, W]``, 0..1, the product of V first; those without energy are left out.
+def fine_map(layer_cams: Sequence[Tensor]) -> Tensor:
+    """F ``[H, W]``: mean of the LayerCAM maps but the coarsest, each blurred a little and scaled to 0..1."""
+    finer = list(layer_cams[:-1]) or list(layer_cams)
+    sigma = max(finer[0].shape) / _FIRM
+    return scaled(torch.stack([scaled(blur(v[None, None], sigma)[0, 0]) for v in finer]).mean(0))
+
+
+def fusions(D: Tensor, K: Tensor, fine: Tensor, layer_cams: Sequence[Tensor], grad_cam: Tensor) -> list[Tensor]:
+    """Candidates ``[H, W]``, 0..1; those that are constant are left out.
 
     Parameters
     ----------
-    V, layer_cams, grad_cams : sequence of Tensor
+    D, K : Tensor
+        ``[H, W]``, 0..1: what is lost where it is hidden, and what is kept where it is shown.
+    fine : Tensor
+        ``[H, W]``, F of `fine_map`.
+    layer_cams : sequence of Tensor
         ``[H, W]`` of each layer, fine to coarse.
+    grad_cam : Tensor
+        ``[H, W]`` of the coarsest layer.
     """
-    E, deep, last = product(V), scaled(V[-1]), scaled(grad_cams[-1])
-    firm = [scaled(_firm(v)) for v in layer_cams[:-1]]
-    weights = [1.0] * (len(V) - 2) + [2.0, 4.0]
-    wide = sum((w * scaled(v) for w, v in zip(weights[-len(V) :], V)), torch.zeros_like(E))
-    found = [E, last * E, last.sqrt() * wide, product(layer_cams)]
-    if firm:
-        found.append(deep * torch.stack(firm).mean(0))
-        found.append(last * torch.stack(firm).mean(0))
-    return found[:1] + [scaled(f) for f in found[1:] if bool((f > f.min()).any())]
-
-
-def _firm(v: Tensor) -> Tensor:
-    return blur(v[None, None], max(v.shape) / _FIRM)[0, 0]
+    P, G = product(layer_cams), scaled(grad_cam)
+    found = [(D + K) * fine, K * G * fine, G * fine, D * fine.sqrt(), P, K * fine, D + P, D * fine]
+    return [scaled(E) for E in found if E.max() > E.min()]

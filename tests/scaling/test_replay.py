@@ -1,5 +1,6 @@
 """Replay of an earlier corpus, and runs that begin with another's weights."""
 
+import copy
 import json
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from everlearn.errors import DataError, ModelError, SettingError
-from everlearn.models.language import Language
+from everlearn.models.language import Language, LanguageConfig
 from everlearn.models.language_hf import save
 from everlearn.scaling.checkpoint import load_model
 from everlearn.scaling.data import Sampler, Tokens, write_tokens
 from everlearn.scaling.pretrain import pretrain
 from everlearn.scaling.replay import Replaying
+from everlearn.scaling.replay_values import AHEAD, OLD, losses, window_values
 
 
 def tokens(folder, name, count, first=0):
@@ -108,3 +110,68 @@ def test_texts_of_one_name_are_refused(tiny, tmp_path):
     (tmp_path / "other" / "text.txt").write_text("x" * 500)
     with pytest.raises(DataError, match="have one name"):
         pretrain(tiny(data={"replay": [str(tmp_path / "other" / "text.txt")]}), tmp_path / "run")
+
+
+def test_values_are_the_directional_derivatives_along_the_earlier_loss(replaying):
+    memory, batch = replaying(0.5, memory=12), 4
+    config = LanguageConfig(layers=2, hidden=32, heads=2, ffn=48, vocab=1000, seq_len=10)
+    torch.manual_seed(0)
+    model = Language(config)
+    found = window_values(copy.deepcopy(model), memory, batch, lr=1e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    for step in range(AHEAD):  # by gradients of their own, one window at a time
+        optimiser.zero_grad()
+        losses(model, *memory.sampler.batch(step, batch, slice(0, batch))).mean().backward()
+        optimiser.step()
+
+    def gradient(slots):
+        loss = losses(model, *memory.remembered(slots)).mean()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    g = gradient(range(12, 12 + OLD * batch))  # windows of the earlier corpus that are not in the memory
+    expected = torch.stack([gradient([slot]) @ g for slot in range(12)]) / g.norm()
+    assert torch.allclose(found, expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))
+    assert expected.std() > 0.05 * expected.abs().max()
+
+
+def test_only_the_best_are_replayed(replaying):
+    memory = replaying(0.5, memory=30)
+    best = Replaying(memory.sampler, memory.earlier, 0.5, 30, best=[3, 17, 29])
+    drawn = {tuple(where) for old, *where in map(best.window, range(60)) if old}
+    assert drawn == {memory.held(slot) for slot in (3, 17, 29)}
+    for wrong in ([], [30], [-1]):
+        with pytest.raises(DataError, match="windows chosen of a memory of 30"):
+            Replaying(memory.sampler, memory.earlier, 0.5, 30, best=wrong)
+
+
+def test_a_run_by_value_values_once_and_says_what_is_missing(tiny, tmp_path):
+    (tmp_path / "second.txt").write_text("lithium and graphite; salt in a solvent.\n" * 90)
+    pretrain(tiny(train={"steps": 5}), tmp_path / "first")
+    old, new = tiny().data.train[0], str(tmp_path / "second.txt")
+    data = {"train": [new], "replay": [old], "replay_share": 0.3, "memory": 20, "replay_by": "value", "kept": 0.2}
+    settings = tiny(data=data, train={"steps": 3}, start=str(tmp_path / "first"))
+    pretrain(settings, tmp_path / "run")
+    file = tmp_path / "run" / "replay.json"
+    known = json.loads(file.read_text())
+    assert len(known["best"]) == 4 and len(known["values"]) == 20
+    ranked = sorted(range(20), key=lambda slot: -known["values"][slot])
+    assert [known["values"][slot] for slot in known["best"]] == [known["values"][slot] for slot in ranked[:4]]
+    before = file.stat().st_mtime_ns
+    pretrain(settings.model_copy(update={"train": settings.train.model_copy(update={"steps": 4})}), tmp_path / "run")
+    assert file.stat().st_mtime_ns == before
+    file.write_text("{")
+    with pytest.raises(DataError, match=r"replay\.json cannot be read"):
+        pretrain(
+            settings.model_copy(update={"train": settings.train.model_copy(update={"steps": 5})}), tmp_path / "run"
+        )
+    with pytest.raises(SettingError, match="give start"):
+        pretrain(tiny(data=data, train={"steps": 3}), tmp_path / "other")
+
+
+def test_any_text_file_is_read_and_anything_else_is_named(tiny, tmp_path):
+    (tmp_path / "notes.md").write_text("배터리와 발광 소자\n" * 60)
+    pretrain(tiny(data={"train": [str(tmp_path / "notes.md")]}, train={"steps": 1}), tmp_path / "run")
+    assert (tmp_path / "run" / "data" / "notes.md.tokens").exists()
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        pretrain(tiny(data={"train": [str(tmp_path / "picture.png")]}), tmp_path / "other")

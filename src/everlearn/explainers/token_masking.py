@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from everlearn.errors import ModelError, SettingError
 from everlearn.explainers.explainer import Explainer
-from everlearn.explainers.sise import scaled
 from everlearn.metrics.confidence import log_odds, outputs
 from everlearn.models.sentence_encoder import SentenceEncoder
 
@@ -29,8 +28,9 @@ class TokenMasking(Explainer):
        channels with the largest :math:`|\alpha_k|`, turned round where α is negative, are masks: hidden states, unlike
        maps behind a ReLU, speak by being low as well. A mask keeps the ``kept`` share of tokens where the channel is
        highest; the others are not there, since a token at half its weight is none that an encoder has met.
-    2. :math:`V_l(t) = \sum_m (\Psi(m) - \bar\Psi)\, m(t) / \sum_m m(t)`, scaled to 0..1. The mean :math:`\bar\Psi` is
-       taken off: a text has few tokens, and what all masks share would else drown what tells them apart.
+    2. :math:`V_l(t) = \sum_m (\Psi(m) - \bar\Psi)\, m(t) / \sum_m m(t)`, over its largest size. The mean
+       :math:`\bar\Psi` is taken off: a text has few tokens, and what all masks share would else drown what tells them
+       apart. Below 0 the confidence is lower where the token is kept: it speaks against the class.
     3. The map is the mean of all V_l.
 
     Tokens that the encoder adds are never masked.
@@ -54,7 +54,7 @@ class TokenMasking(Explainer):
         self.masks, self.kept = masks, kept
 
     def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
-        """Map ``[1, T]`` over tokens, 0 to 1."""
+        """Map ``[1, T]`` over tokens, −1 to 1."""
         encoder = encoder_of(self.model)
         present = int((x[0, -1, 0] > 0).sum())
         inside = slice(encoder.before, present - encoder.behind)
@@ -66,7 +66,7 @@ class TokenMasking(Explainer):
         return E
 
     def layer_map(self, x: Tensor, target: Tensor, inside: slice, A_td: Tensor, gradient_td: Tensor) -> Tensor:
-        """V_l over the tokens inside, 0 to 1."""
+        """V_l over the tokens inside, −1 to 1."""
         alpha = gradient_td.sum(0)
         chosen = alpha.abs().topk(min(self.masks, len(alpha))).indices
         channels = (A_td[:, chosen] * alpha[chosen].sign()).T
@@ -80,7 +80,8 @@ class TokenMasking(Explainer):
             weight[:, inside] = part.to(x.dtype)
             psi.append(self.score(x * weight[:, None, None], target))
         scores = torch.cat(psi) - torch.cat(psi).mean()
-        return scaled((scores @ m) / m.sum(0).clamp(min=torch.finfo(m.dtype).tiny))
+        V = (scores @ m) / m.sum(0).clamp(min=1)
+        return V / V.abs().max().clamp(min=torch.finfo(V.dtype).tiny)
 
     def _states_and_gradients(self, encoder: SentenceEncoder, x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
         with torch.enable_grad(), encoder.recording() as states:

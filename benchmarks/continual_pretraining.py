@@ -5,8 +5,8 @@
 A small byte-level model learns tinyshakespeare, then WikiText-2 from those weights; what is replayed comes from a
 uniform reservoir of windows, all of it alike, or only the quarter of the highest value
 (`everlearn.scaling.replay_values`). Valuing costs forwards and a few steps, so a run by value takes as many steps less
-as that cost: equal compute. The curve is the first corpus's validation loss. Writes OUT/continual_pretraining.jsonl;
-runs that are there go on.
+as that cost: equal compute; a uniform one of as few steps tells how much that alone makes. The curve is the first
+corpus's validation loss. Writes OUT/continual_pretraining.jsonl; runs that are there go on.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def one(args: argparse.Namespace, seed: int, show: Callable[[str], None]) -> Ite
     before = pretrain(settings_of({"train": [old], "valid": [old_valid]}, args.steps, seed), folder / "first")
     show(f"seed {seed}: {FIRST} first, loss {before:.3f} (nats a byte) after {args.steps} steps of 1024 bytes")
     for share in SHARES:
-        for by in ("uniform", "value") if share else ("uniform",):
+        for by in ("uniform", "value", "uniform-short") if share else ("uniform",):
             data = {"train": [new], "valid": [new_valid], "watch": [old_valid], "replay": [old], "replay_share": share,
-                    "memory": args.memory, "replay_by": by, "kept": KEPT}  # fmt: skip
-            spent = math.ceil(cost(args.memory, 8) / 8) if by == "value" else 0
+                    "memory": args.memory, "replay_by": by.split("-")[0], "kept": KEPT}  # fmt: skip
+            spent = math.ceil(cost(args.memory, 8) / 8) if by != "uniform" else 0
             run = folder / f"second-{share:g}-{by}"
             settings = settings_of(data, args.steps - spent, seed, str(folder / "first"))
             pretrain(settings, run)
@@ -94,14 +94,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     begun, file = time.process_time(), args.out / "continual_pretraining.jsonl"
     rows = []
-    head = f"{'seed':>4}{'replay':>8}{'by':>9}{'steps':>7}{'second':>8}{'first':>8}{'forgotten':>11}"
+    head = f"{'seed':>4}{'replay':>8}{'by':>15}{'steps':>7}{'second':>8}{'first':>8}{'forgotten':>11}"
     print(f"{head}   the first corpus's loss on the way")
     for seed in range(args.seeds):
         for row in one(args, seed, lambda text: print(text, flush=True)):
             rows.append(row)
             way = " ".join(f"{loss:.2f}" for _, _, loss in row["curve"])
             figures = f"{row['learned']:8.3f}{row['kept']:8.3f}{row['forgotten']:11.3f}"
-            print(f"{seed:4d}{row['share']:8.0%}{row['by']:>9}{row['steps']:7d}{figures}   {way}", flush=True)
+            print(f"{seed:4d}{row['share']:8.0%}{row['by']:>15}{row['steps']:7d}{figures}   {way}", flush=True)
             file.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     print(f"{time.process_time() - begun:.0f} s of one processor; torch {torch.__version__}, {platform.machine()}")
 

@@ -3,6 +3,7 @@
 python two_processes.py FOLDER
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -71,12 +72,25 @@ def every_method(group, folder):
 
 
 def one_step_is_the_same(group):
-    batch = check.stream([9])[0]
-    learners = [METHODS["naive"](Model(torch.nn.Flatten(), 64), precision="float32", group=g) for g in (group, Group())]
-    for learner, part in zip(learners, (parts(batch, group), batch)):
-        learner.observe(part)
-    for p, q in zip(*(learner.model.parameters() for learner in learners)):
-        torch.testing.assert_close(p, q)
+    """Two processes take the step that one takes on all of the samples, whoever has how many of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(), torch.nn.Flatten()]
+        linear = [torch.nn.Linear(216, 8), torch.nn.BatchNorm1d(8)]
+    for sizes in ([9], [2], [1]):
+        batch = check.stream(sizes)[0]
+        learners = [
+            METHODS["naive"](
+                Model(copy.deepcopy(torch.nn.Sequential(*layers, *linear)), 8), precision="float32", group=g
+            )
+            for g in (group, Group())
+        ]
+        for learner, part in zip(learners, (parts(batch, group), batch)):
+            report = learner.observe(part) if len(part) else learner.stand_by(part)
+        for (name, p), q in zip(learners[0].model.state_dict().items(), learners[1].model.state_dict().values()):
+            if "num_batches" not in name:
+                torch.testing.assert_close(p, q, msg=lambda text: f"{name}, {sizes}: {text}")  # noqa: B023
+        assert torch.isfinite(report.loss)
 
 
 def class_means_are_those_of_all_of_memory(group):

@@ -90,7 +90,10 @@ class AveragedModel:
             with torch.inference_mode(False), torch.no_grad():
                 state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._measure(batches)
-                (group or Group()).average(batchnorm_statistics(self.model), 1.0)
+                statistics, several = batchnorm_statistics(self.model), group or Group()
+                several.add_up(statistics)
+                for each in statistics:
+                    each /= several.size
                 measured = self.model.state_dict()
                 self._weights = {name: tensor.clone() for name, tensor in measured.items()}
                 self.model.load_state_dict(state)  # what is saved is the average alone, whenever predictions are made

@@ -91,14 +91,13 @@ class Group:
         dist.all_reduce(x)
         return x
 
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Replace floating point tensors by their weighted mean over all processes; zero where nobody has a weight."""
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace floating point tensors by their sums over all processes."""
         if self.alone or not tensors:
             return
-        flat = torch.cat([t.detach().reshape(-1).float() * weight for t in tensors] + [tensors[0].new_tensor([weight])])
+        flat = torch.cat([t.detach().reshape(-1).float() for t in tensors])
         dist.all_reduce(flat)
-        mean = flat[:-1] / flat[-1].clamp(min=torch.finfo(flat.dtype).tiny)
-        for t, part in zip(tensors, mean.split([t.numel() for t in tensors])):
+        for t, part in zip(tensors, flat.split([t.numel() for t in tensors])):
             t.detach().copy_(part.view(t.shape))
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:

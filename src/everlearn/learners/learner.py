@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
-from everlearn.learners.averaged import AveragedModel, batchnorm_statistics, remembered_batches
+from everlearn.learners.averaged import AveragedModel, remembered_batches
 from everlearn.learners.classes import Classes
 from everlearn.learners.device import default_device, drawing_from, fast_bfloat16, mixed
 from everlearn.learners.group import Group
@@ -27,6 +27,7 @@ from everlearn.learners.options import Options
 from everlearn.learners.reasons import Reasons, marked, take_maps, watching
 from everlearn.learners.results import Prediction, StepReport
 from everlearn.learners.review import review
+from everlearn.learners.shared_batchnorm import shared_batchnorm
 from everlearn.learners.state import restore, state_of
 from everlearn.memory import Memory, Remembered
 from everlearn.models import Model, NearestClassMean
@@ -138,6 +139,7 @@ class Learner:
         self.reasons = Reasons(self.memory, rrr, region) if rrr or region else None
         self._forwards = 0  # training passes within this step
         self._arrived = 0  # samples of the step in all processes
+        self._none = torch.zeros(0)  # no pictures, in the shape of pictures
         self._means: NearestClassMean | None = None
 
     def observe(self, batch: Batch) -> StepReport:
@@ -274,6 +276,7 @@ class Learner:
             self.group.broadcast([*(t for model in begun for t in model.state_dict().values()), *trained])
         codes = self.group.gather(batch.labels)
         self.stands_for, self._arrived = len(batch), len(codes)
+        self._none = batch.inputs[:0].to(self.device)
         self.classes.indices(codes)
         targets = self.classes.indices(batch.labels)
         known = self.model.head.n_classes
@@ -325,14 +328,19 @@ class Learner:
             added = added + self.distillation(inputs, seen, logits)
         return logits, added
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        """Float32 features ``[n, d]`` with gradient, in training mode: a training step's forward pass."""
+    def embed(self, inputs: Tensor, together: bool = True) -> Tensor:
+        """Float32 features ``[n, d]`` with gradient, in training mode: a training step's forward pass.
+
+        Of several processes all make it at once, some perhaps with no samples, unless it is not made ``together``.
+        """
+        several = together and not self.group.alone
         self.model.train()
-        if len(inputs) == 1:  # one sample has no statistics of its own: BatchNorm takes its running ones
+        n = int(self.group.total(torch.tensor(len(inputs)))) if several else len(inputs)
+        if n < 2:  # one sample has no statistics of its own: BatchNorm takes its running ones
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        with self._seeded():
+        with self._seeded(), shared_batchnorm(several):
             return self.passed(inputs)
 
     def passed(self, inputs: Tensor) -> Tensor:
@@ -352,17 +360,21 @@ class Learner:
         return loss
 
     def gradients(self, loss: Tensor | None) -> Tensor:
-        """One backward pass. Gradients, BatchNorm's statistics and the loss become their means over all processes."""
+        """One backward pass. Gradients and the loss become their means over the samples of all processes."""
         self.optimizer.zero_grad(set_to_none=True)
-        if loss is not None:
+        if self.group.alone:
+            assert loss is not None
             loss.backward()
-        told = torch.zeros((), device=self.device) if loss is None else loss.detach().clone()
-        if not self.group.alone:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-            for p in trained:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            shared = [*(p.grad for p in trained if p.grad is not None), *batchnorm_statistics(self.model), told]
-            self.group.average(shared, self.stands_for if loss is not None else 0)
+            return loss.detach()
+        weight = 0 if loss is None else self.stands_for
+        loss = self.model.head(self.embed(self._none)).sum() if loss is None else loss
+        loss = loss * (weight / max(1, int(self.group.total(torch.tensor(weight)))))
+        loss.backward()
+        told = loss.detach().clone()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        for p in trained:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        self.group.add_up([*(p.grad for p in trained if p.grad is not None), told])
         return told
 
     def augmented(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -63,7 +63,7 @@ class MIR(ER):
         rate = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) in rate}
         buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-        loss = F.cross_entropy(self.model.head(self.embed(x)), y)
+        loss = F.cross_entropy(self.model.head(self.embed(x, together=False)), y)
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         for name, b in self.model.named_buffers():
             b.copy_(buffers[name])

@@ -44,7 +44,7 @@ class Together:
 
     def wait(self) -> None:
         for process in self.processes:
-            process.join(200)
+            process.join(500)
         assert [process.exitcode for process in self.processes] == [0] * len(self.processes)
 
     def kill(self) -> None:
@@ -67,22 +67,26 @@ def checked(run: Path) -> list[list[float | None]]:
         return opened.progress.matrix
 
 
-def test_killed_runs_go_on_with_two_to_the_same_bits_and_with_one_and_three(tmp_path):
-    words = ["learn", "builtin:digits", *SETTINGS, "--run"]
+@pytest.mark.parametrize(
+    ("method", "worlds"),
+    [("er", [2]), pytest.param("aser", [2, 1, 3], marks=pytest.mark.slow)],
+)
+def test_killed_runs_go_on_with_two_to_the_same_bits_and_with_others(tmp_path, method, worlds):
+    words = ["learn", "builtin:digits", "--method", method, *SETTINGS, "--run"]
+    words = words if method == "aser" else [word for word in words if word not in ("--set", "candidates=20")]
     Together(tmp_path / "a", [*words, tmp_path / "whole"]).wait()
     expected, matrix = state(tmp_path / "whole"), checked(tmp_path / "whole")
     assert len(matrix) == 5
     assert (tmp_path / "a" / "0").read_text().startswith("{") and (tmp_path / "a" / "1").read_text() == ""
 
-    for world in (2, 1, 3):
+    for world in worlds:
         run = tmp_path / f"run{world}"
         begun = Together(tmp_path / f"b{world}", [*words, run])
-        end = time.monotonic() + 200
+        end = time.monotonic() + 500
         while not steps(run / "checkpoints") or steps(run / "checkpoints")[-1] < 14 * world:
             assert time.monotonic() < end
             time.sleep(0.01)
         begun.kill()
-        at = steps(run / "checkpoints")[-1]
         Together(tmp_path / f"c{world}", ["learn", "--resume", run, "--json"], world).wait()
         again = checked(run)
         if world == 2:
@@ -91,7 +95,7 @@ def test_killed_runs_go_on_with_two_to_the_same_bits_and_with_one_and_three(tmp_
             assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
         with Run.open(run) as opened:
             kinds = [row["kind"] for row in opened.journal.events()]
-            assert kinds.count("resumed") == 1 and at > 0
+            assert kinds.count("resumed") == 1
 
 
 def test_unreadable_pictures_are_told_by_whichever_process_met_them(tmp_path):
@@ -113,6 +117,7 @@ def test_unreadable_pictures_are_told_by_whichever_process_met_them(tmp_path):
         assert run.progress.samples_seen == sum(row["samples"] for row in run.journal.steps()) == 48 - held
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_in_one_line_and_the_run_is_intact(tmp_path):
     run = tmp_path / "run"
     words = ["learn", "builtin:digits", "--run", run, "--method", "er", "--memory", 61, "--checkpoint-every", 5]

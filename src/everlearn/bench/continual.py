@@ -108,6 +108,12 @@ def entries(candidates: int = 180) -> dict[str, Entry]:
         "er": Entry("ER", "er", ncm="ER + NCM"),
         "mir": Entry("MIR", "mir"),
         "aser": Entry("ASERμ", "aser", {"candidates": candidates}, ncm="ASERμ + NCM"),
+        "aser_reservoir": Entry(
+            "ASERμ, reservoir memory",
+            "aser",
+            {"candidates": candidates, "shapley_update": False},
+            ncm="ASERμ, reservoir memory + NCM",
+        ),
         "scr": Entry("SCR", "scr", {"replay": 100, "classifier": "ncm"}),
         "er_ace": Entry("ER-ACE", "er_ace"),
         "der": Entry("DER++", "der"),

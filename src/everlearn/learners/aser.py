@@ -58,7 +58,7 @@ class ASER(Learner):
         features it has, so that a sample drawn is encoded once for both; a candidate that was retrieved rests for eight
         steps. Only the incoming batch is encoded at every step, and no step waits for an accelerator.
     refresh : int
-        Steps for which C and S are kept.
+        Steps for which C and S are kept; fewer where C would run out.
     mix : float
         A retrieved batch holds of each class at most this many times an equal share, while there are others: values
         of one class lie close together, and without a bound the ten highest are often of a single class. ``math.inf``
@@ -184,7 +184,7 @@ class ASER(Learner):
         if self.scoring == "exact":
             return self._draw(balanced)
         held = self._cached
-        if held is None or self.step - held.born >= self.refresh:
+        if held is None or self.step - held.born >= min(self.refresh, 2 * held.rest):
             held = self._cached = self._draw(balanced=False, before=held)
         return held
 

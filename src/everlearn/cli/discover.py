@@ -14,7 +14,7 @@ from rich.padding import Padding
 from everlearn.cli import show
 from everlearn.cli.serve import serve
 from everlearn.discovery import Campaign, CampaignConfig, Proposal, Told, report_campaign, write_proposals
-from everlearn.discovery.reasons import Reason
+from everlearn.discovery.reason import Reason
 from everlearn.errors import SettingError
 
 Verb = typer.Option

@@ -21,8 +21,10 @@ from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Decision, Entries, Telling
 from everlearn.discovery.needs import need
 from everlearn.discovery.neighbours import neighbours_of
-from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_pool, read_table, values_of
-from everlearn.discovery.reasons import Reason, explain
+from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_pool
+from everlearn.discovery.reason import Reason
+from everlearn.discovery.reasons import explain
+from everlearn.discovery.results import measurements, read_results
 from everlearn.discovery.search import Proposal, Search
 from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
@@ -202,7 +204,7 @@ class Campaign:
         -------
         Told
         """
-        entries = [(i, each) for i, each in enumerate(self._measurements(results), start=1)]
+        entries = [(i, each) for i, each in enumerate(measurements(results, self.config), start=1)]
         return self._enter(entries, [], source, key)
 
     def tell_file(self, file: Path | str) -> Told:
@@ -214,34 +216,8 @@ class Campaign:
             If the file cannot be read or has no such columns. Single rows that cannot be used are kept aside instead.
         """
         file = Path(file)
-        header, rows = read_table(file)
+        entries, aside = read_results(file, self.pool, self.config)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        names = [name for name in ("candidate", self.pool.identity, self.pool.column) if name]
-        named = [name for name in names if name in header]
-        targets = [target.name for target in self.config.targets if target.name in header]
-        if not named or not targets:
-            wanted = " or ".join(dict.fromkeys(names))
-            raise DataError(
-                f"{file} has the columns {', '.join(header)}; expected {wanted} and at least one of the targets "
-                f"{', '.join(target.name for target in self.config.targets)}"
-            )
-        entries: list[tuple[int, Measurement]] = []
-        aside: list[Aside] = []
-        for row, cells in rows:
-            candidate = self.pool.find(cells)
-            if candidate is None:
-                shown = next((cells[name] for name in named if cells[name].strip()), "")
-                aside.append(Aside(row, f"unknown candidate {shown!r}; it is not in the pool"))
-                continue
-            try:
-                values = values_of(cells, self.pool.units)
-            except ValueError as error:
-                aside.append(Aside(row, f"{candidate}: {error}"))
-                continue
-            if all(value is None for value in values):
-                aside.append(Aside(row, f"{candidate} has no value"))
-                continue
-            entries.append((row, Measurement(candidate, values)))
         return self._enter(entries, aside, file.name, digest)
 
     @property
@@ -290,24 +266,6 @@ class Campaign:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _measurements(
-        self, results: Mapping[str, float | Mapping[str, float]] | Iterable[Measurement]
-    ) -> list[Measurement]:
-        if not isinstance(results, Mapping):
-            return list(results)
-        names = [target.name for target in self.config.targets]
-        found = []
-        for candidate, value in results.items():
-            if not isinstance(value, Mapping):
-                if len(names) > 1:
-                    raise SettingError(f"{candidate} has one value; expected a mapping with {', '.join(names)}")
-                value = {names[0]: value}
-            unknown = [name for name in value if name not in names]
-            if unknown:
-                raise SettingError(f"{candidate} has a value of {unknown[0]!r}; the targets are {', '.join(names)}")
-            found.append(Measurement(candidate, tuple(value.get(name) for name in names)))
-        return found
 
     def _enter(
         self, entries: list[tuple[int, Measurement]], aside: list[Aside], source: str, digest: str | None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from everlearn.discovery.campaign import Campaign
-from everlearn.discovery.reasons import Case, Reason
+from everlearn.discovery.reason import Case, Reason
 from everlearn.discovery.search import Proposal
 
 View = dict[str, Any]

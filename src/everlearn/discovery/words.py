@@ -5,12 +5,8 @@ The words never claim more than the check: only a supported part is given as wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from everlearn.discovery.reason import Case, Check, Reason
 from everlearn.discovery.search import Proposal, Search
-
-if TYPE_CHECKING:
-    from everlearn.discovery.reasons import Case, Check, Reason
 
 
 def words(search: Search, proposal: Proposal, reason: Reason, k: int = 0) -> str:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
 
 from everlearn.scaling.plan.cluster import Cluster
 from everlearn.scaling.plan.config import ModelShape
 from everlearn.scaling.plan.layout import Layout, slots
 from everlearn.scaling.plan.memory import weights_of
 from everlearn.scaling.plan.stack import Stack
-
-if TYPE_CHECKING:
-    from everlearn.scaling.plan.plan import Plan
-
 
 ALL_TO_ALL = 0.78  # what an all-to-all of unequal parts reaches of a ring's bandwidth
 
@@ -104,19 +99,8 @@ def tensor_collectives(shape: ModelShape, layout: Layout, micro: int, regathers:
     return [Collective("all_reduce", "tp", layout.tp, amount, layers * passes * micro)]
 
 
-def collectives_of(plan: Plan) -> list[Collective]:
-    """Every collective of one step on one device of the fullest stage, to compare with those that real code issues.
-
-    Returns
-    -------
-    list of Collective
-        Grouped by kind and group; empty on one device.
-    """
-    return step_collectives(plan.shape, plan.layout, plan.stack)
-
-
 def step_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Collective]:
-    """See `collectives_of`."""
+    """Every collective of one step on one device of the fullest stage of a plan."""
     micro = layout.microbatches
     share = (slots(shape, layout) or ceil(shape.layers / layout.pp)) / shape.layers
     found = [_scaled(c, share) for c in tensor_collectives(shape, layout, micro, stack.regathers)]

@@ -7,11 +7,13 @@ from math import ceil
 
 from everlearn.scaling.plan.cluster import Cluster
 from everlearn.scaling.plan.collectives import (
+    Collective,
     Wire,
     expert_replicas,
     expert_wire,
     gradient_collectives,
     ring_seconds,
+    step_collectives,
     tensor_collectives,
     wire,
 )
@@ -110,6 +112,17 @@ def predict(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack = 
     """
     layout.check(shape, cluster.devices)
     return estimate(shape, layout, cluster, stack)
+
+
+def collectives_of(plan: Plan) -> list[Collective]:
+    """Every collective of one step on one device of the fullest stage, to compare with those that real code issues.
+
+    Returns
+    -------
+    list of Collective
+        Grouped by kind and group; empty on one device.
+    """
+    return step_collectives(plan.shape, plan.layout, plan.stack)
 
 
 def estimate(shape: ModelShape, layout: Layout, cluster: Cluster, stack: Stack = MODERN) -> Plan:

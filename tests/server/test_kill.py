@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="serving is an extra")
 
+from everlearn.errors import RunError
 from everlearn.runs import Run
 from everlearn.runs.reviewing import Reviewing
 from everlearn.runs.reviews import Reviews
@@ -29,7 +30,7 @@ def start(path, port):
         [sys.executable, "-m", "everlearn.cli", "serve", str(path), "--port", str(port), "--margin", "1"],
         start_new_session=True,
     )
-    for _ in range(3000):
+    for _ in range(12_000):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=5)
             return server
@@ -65,6 +66,17 @@ def send(port, acknowledged, stop, cases, seed, pause):
                 time.sleep(0.05)
 
 
+def open_when_free(path):
+    """The run, once the writer of the server that was killed has let go of it."""
+    for _ in range(600):
+        try:
+            return Run.open(path, write=True)
+        except RunError as error:
+            assert "in use" in str(error)
+            time.sleep(0.2)
+    raise AssertionError("the writer of a killed server goes on")
+
+
 def kill_and_check(path, kills, clients, seed=0, pause=0.5):
     """The experiment; returns how many reviews were acknowledged. Clients rest ``pause`` seconds between two."""
     with socket.socket() as free:
@@ -93,8 +105,7 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
             thread.join()
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-    time.sleep(2)  # its writer lets go of the run
-    with Run.open(path, write=True) as run:
+    with open_when_free(path) as run:
         reviews = Reviews(run.journal.db)
         before = {row["number"] for row in reviews.rows("SELECT number FROM reviews WHERE status = 'learn'")}
         reviewing = Reviewing(run, reviews, margin=1.0)

@@ -91,6 +91,27 @@ def verdicts(pictures):
     return found
 
 
+@pytest.fixture
+def mislead(pictures):
+    """``mislead(desk)``: taught well, then nonsense, clearly worse on any machine; gives the version in service."""
+    inputs, names = pictures
+    wrong = {"0": "1", "1": "2", "2": "0"}
+
+    def teach(desk, labels, times):
+        for i, label in [*enumerate(labels)] * times:
+            desk.reviews.add(Review(f"s{i}", "correct", label, inputs[i].numpy()))
+        while desk.reviewing.work():
+            pass
+
+    def mislead(desk):
+        teach(desk, names, 2)
+        good = desk.reviews.in_service()["number"]
+        teach(desk, [wrong[name] for name in names], 3)
+        return good
+
+    return mislead
+
+
 PASSWORD = "a word that must not be kept"
 
 

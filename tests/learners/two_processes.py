@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_every_method import SETTINGS
 
 from everlearn.learners import METHODS, Group, collect, deal
+from everlearn.learners.predicting import class_means
 from everlearn.models import Model
 from everlearn.scaling.processes import connect, leave
 
@@ -97,7 +98,7 @@ def class_means_are_those_of_all_of_memory(group):
     learner = learn(build("er", group), check.stream())
     learner.classifier = "ncm"
     learner.ready()
-    means = learner._class_means().means
+    means = class_means(learner).means
     f = group.gather(learner.features(learner.memory.inputs[: learner.memory.size]))
     y = group.gather(learner.memory.targets[: learner.memory.size])
     normal = torch.nn.functional.normalize(f, dim=1)

@@ -101,7 +101,7 @@ class GSS(ER):
 
         was_training = self.model.training
         self.model.eval()
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(trained, self._to_layout(inputs), targets)
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(trained, self.to_layout(inputs), targets)
         self.model.train(was_training)
         return torch.cat([g.flatten(1) for g in gradients.values()], 1)
 

@@ -70,8 +70,8 @@ class ICaRL(Learner):
         logits = self.model.head(self.embed(seen))
         q = F.one_hot(targets, logits.shape[1]).float()
         if self.past is not None:
-            with torch.no_grad(), self._autocast():
-                f = self.past.features(self._to_layout(seen))
+            with torch.no_grad(), self.autocast():
+                f = self.past.features(self.to_layout(seen))
             q[:, : self.old] = self.past.head(f.float())[:, : self.old].sigmoid()
         loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none").sum(1).mean()
         return self.descend(loss)

@@ -5,30 +5,30 @@ A method is a subclass with its own `observe`, read top to bottom in its paper's
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
-from everlearn.learners.averaged import AveragedModel, remembered_batches
+from everlearn.learners.averaged import AveragedModel
 from everlearn.learners.classes import Classes
 from everlearn.learners.device import default_device, drawing_from, fast_bfloat16, mixed
 from everlearn.learners.group import Group
 from everlearn.learners.momentum import MomentumTeacher
 from everlearn.learners.optimizer_state import pad
 from everlearn.learners.options import Options
+from everlearn.learners.predicting import class_means, features_of, predicting_model, weights_of
 from everlearn.learners.reasons import Reasons, marked, take_maps, watching
 from everlearn.learners.results import Prediction, StepReport
 from everlearn.learners.review import review
 from everlearn.learners.shared_batchnorm import shared_batchnorm
 from everlearn.learners.state import restore, state_of
+from everlearn.learners.together import gradients_of_all, told
 from everlearn.memory import Memory, Remembered
 from everlearn.models import Model, NearestClassMean
 
@@ -139,8 +139,8 @@ class Learner:
         self.reasons = Reasons(self.memory, rrr, region) if rrr or region else None
         self._forwards = 0  # training passes within this step
         self._arrived = 0  # samples of the step in all processes
-        self._none = torch.zeros(0)  # no pictures, in the shape of pictures
-        self._means: NearestClassMean | None = None
+        self.none = torch.zeros(0)  # no pictures, in the shape of pictures
+        self.means: NearestClassMean | None = None
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch: one optimisation step, and memory is offered the samples."""
@@ -178,44 +178,38 @@ class Learner:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Float32 logits ``[n, classes]`` of the classifier that predicts, in whatever mode the model is in."""
-        with self._autocast():
-            features = self._predicting_features(inputs)
+        with self.autocast():
+            features = features_of(self, inputs)
         if self.classifier == "ncm":
-            return self._class_means()(features)
-        weights = self._predicting_weights()
+            return class_means(self)(features)
+        weights = weights_of(self)
         if weights is None:
             return self.model.head(features.float())
         return F.linear(features.float(), weights["head.weight"], weights["head.bias"])
 
     def as_classifier(self) -> nn.Module | None:
         """The classifier that predicts, from features to logits, as a module of its own; None where there is none."""
-        return self._class_means() if self.classifier == "ncm" else self.predicting_model().head
+        return class_means(self) if self.classifier == "ncm" else self.predicting_model().head
 
     def predicting_model(self) -> Model:
         """The model; where other weights than its own predict, a copy that holds them."""
-        with self.evaluating(), self._autocast():
-            weights = self._predicting_weights()
-        if weights is None:
-            return self.model
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(weights)
-        return model
+        return predicting_model(self)
 
     def features(self, inputs: Tensor, chunk: int = 256) -> Tensor:
         """Features ``[n, d]`` of the weights that predict, in evaluation mode, without gradient, float32."""
-        return self._in_chunks(self._predicting_features, inputs, chunk)
+        return self._in_chunks(lambda part: features_of(self, part), inputs, chunk)
 
     def encode(self, inputs: Tensor, chunk: int = 256) -> Tensor:
         """Features as `features` gives them, but of the model that learns, where another predicts."""
-        return self._in_chunks(lambda part: self.model.features(self._to_layout(part)), inputs, chunk)
+        return self._in_chunks(lambda part: self.model.features(self.to_layout(part)), inputs, chunk)
 
     def ready(self) -> None:
         """Compute what predictions rest on; where several processes learn, all call it before any of them predicts."""
         if self.classes.codes:
-            with self.evaluating(), self._autocast():
-                self._predicting_weights()
+            with self.evaluating(), self.autocast():
+                weights_of(self)
             if self.classifier == "ncm":
-                self._class_means()
+                class_means(self)
 
     def begin_task(self) -> None:
         """Called where a task begins, with the model as it finds it; for methods that need it."""
@@ -270,13 +264,9 @@ class Learner:
         if batch.task is not None and batch.task != self.task:
             self.task, self.old = batch.task, len(self.classes.codes)
             self.begin_task()
-        if not (self.classes.codes or self.group.alone):  # all begin with the same weights
-            begun = [self.model, *(follower.model for follower in self.followers().values())]
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.group.broadcast([*(t for model in begun for t in model.state_dict().values()), *trained])
-        codes = self.group.gather(batch.labels)
+        codes = told(self, batch.labels)
         self.stands_for, self._arrived = len(batch), len(codes)
-        self._none = batch.inputs[:0].to(self.device)
+        self.none = batch.inputs[:0].to(self.device)
         self.classes.indices(codes)
         targets = self.classes.indices(batch.labels)
         known = self.model.head.n_classes
@@ -345,8 +335,8 @@ class Learner:
 
     def passed(self, inputs: Tensor) -> Tensor:
         """Float32 features ``[n, d]`` with their graph, in whatever mode the model is."""
-        with self._autocast():
-            return self.model.features(self._to_layout(inputs)).float()
+        with self.autocast():
+            return self.model.features(self.to_layout(inputs)).float()
 
     def descend(self, loss: Tensor | None) -> Tensor:
         """One backward pass and one step of the optimiser; returns the loss without reading it.
@@ -366,16 +356,7 @@ class Learner:
             assert loss is not None
             loss.backward()
             return loss.detach()
-        weight = 0 if loss is None else self.stands_for
-        loss = self.model.head(self.embed(self._none)).sum() if loss is None else loss
-        loss = loss * (weight / max(1, int(self.group.total(torch.tensor(weight)))))
-        loss.backward()
-        told = loss.detach().clone()
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        for p in trained:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        self.group.add_up([*(p.grad for p in trained if p.grad is not None), told])
-        return told
+        return gradients_of_all(self, loss)
 
     def augmented(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The pictures as the step sees them: with the ``augment`` option drawn anew, else as they are."""
@@ -387,8 +368,8 @@ class Learner:
         assert self.teacher is not None
         views = inputs if seen is inputs else torch.cat([inputs, seen])
         with torch.no_grad():
-            with self._autocast():
-                features = self.teacher.model.features(self._to_layout(views))
+            with self.autocast():
+                features = self.teacher.model.features(self.to_layout(views))
             taught = self.teacher.model.head(features.float())
         return self.teacher.loss(taught, logits)
 
@@ -422,45 +403,21 @@ class Learner:
         with drawing_from(seed, self.device):
             yield
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Where passes are computed in the learner's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _to_layout(self, inputs: Tensor) -> Tensor:
+    def to_layout(self, inputs: Tensor) -> Tensor:
+        """Inputs as the model takes them."""
         return self.model.prepare(inputs)
 
     def forget_derived(self) -> None:
         """Weights, memory or classes have changed: what was computed from them is computed anew when wanted."""
-        self._means, self._forwards = None, 0
+        self.means, self._forwards = None, 0
         for follower in self.followers().values():
             follower.changed()
 
     def _in_chunks(self, network: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int) -> Tensor:
-        with self.evaluating(), self._autocast():
+        with self.evaluating(), self.autocast():
             parts = [network(part.to(self.device)) for part in inputs.split(chunk)]
         return torch.cat(parts).float() if parts else torch.zeros(0, self.model.feature_dim, device=self.device)
-
-    def _predicting_weights(self) -> dict[str, Tensor] | None:
-        """Of the whole model by name, where it is not the learning model that predicts."""
-        if self.averaged is not None:
-            batches = remembered_batches(self.memory, self.replay, self.seed)
-            return self.averaged.weights(self.model, map(self._to_layout, batches), self.group)
-        return None if self.teacher is None else self.teacher.means(self.model)
-
-    def _predicting_features(self, inputs: Tensor) -> Tensor:
-        x, weights = self._to_layout(inputs), self._predicting_weights()
-        if weights is None:
-            return self.model.features(x)
-        own = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
-        return functional_call(self.model.backbone, own, (x,)).flatten(1)
-
-    def _class_means(self) -> NearestClassMean:
-        if self._means is None:
-            memory = self.memory
-            self._means = NearestClassMean(self.model.feature_dim).to(self.device)
-            with torch.inference_mode(False):  # gradients may be wanted through them later
-                held = memory.take(torch.arange(memory.size, device=self.device)).inputs if memory.size else None
-                features = torch.zeros(0, self.model.feature_dim, device=self.device)
-                features = features if held is None else self.features(held)
-                targets = memory.targets[: memory.size]
-                self._means.fit(features, targets, len(self.classes.codes), self.group.total)
-        return self._means

@@ -59,8 +59,8 @@ class LwF(Learner):
         logits = self.model.head(self.embed(seen))
         loss = separated_softmax(logits, y, self.old)
         if self.past is not None:
-            with torch.no_grad(), self._autocast():
-                f = self.past.features(self._to_layout(seen))
+            with torch.no_grad(), self.autocast():
+                f = self.past.features(self.to_layout(seen))
             taught = self.past.head(f.float())
             loss = loss + self.weight * distillation(logits[:, : self.old], taught[:, : self.old], self.temperature)
         loss = self.descend(loss)

@@ -77,7 +77,7 @@ class MIR(ER):
         backbone = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
         self.model.train()
         with torch.no_grad():
-            with self._seeded(), self._autocast():
-                f = functional_call(self.model.backbone, backbone, (self._to_layout(inputs),)).flatten(1).float()
+            with self._seeded(), self.autocast():
+                f = functional_call(self.model.backbone, backbone, (self.to_layout(inputs),)).flatten(1).float()
             logits = F.linear(f, weights["head.weight"], weights["head.bias"])
             return F.cross_entropy(logits, targets, reduction="none")

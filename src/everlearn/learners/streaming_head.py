@@ -110,8 +110,8 @@ class StreamingHead(Learner):
     def _embedded(self, inputs: Tensor) -> Tensor:
         if self.inputs == "raw":
             return self.model.normalise(inputs).flatten(1)
-        with self._autocast():
-            return self.model.features(self._to_layout(inputs))
+        with self.autocast():
+            return self.model.features(self.to_layout(inputs))
 
     def forget_derived(self) -> None:
         """As for every learner; weights are solved for anew."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
+import itertools
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class Client:
             raise RuntimeError(f"{method} {path}: {answer.status} {content[:200]!r}")
         return json.loads(content)
 
-    def review(self, case: str, verdict: str, label: str | None = None) -> int:
-        given = {"case_id": case, "verdict": verdict, "key": uuid.uuid4().hex} | ({"label": label} if label else {})
+    def review(self, case: str, verdict: str, label: str, **seen: Any) -> int:
+        given = {"case_id": case, "verdict": verdict, "label": label, "key": uuid.uuid4().hex} | seen
         return int(self.ask("POST", "/reviews", json.dumps(given).encode())["number"])
 
     def predict(self, form: bytes) -> None:
@@ -189,70 +190,94 @@ def kills(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def endurance(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Memory and handles of the server and its writer, over so many predictions and reviews."""
+    """Memory and handles of the server and its writer, over so many predictions and reviews.
+
+    Several clients predict while an expert looks at case after case and gives verdicts; both keep in step with what is
+    learned, so that they end together.
+    """
     log = folder / "endurance.jsonl"
     before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done, sent = (before[-1]["predictions"], before[-1]["reviews"]) if before else (0, 0)
-    bodies, rows = forms(args.pictures), []
+    done = {name: before[-1][name] if before else 0 for name in ("predictions", "reviews")}
+    rows: list[dict[str, Any]] = []
     until = time.monotonic() + 60 * args.minutes
-
-    def note() -> None:
-        rows.append(_sizes(server.pid) | {"predictions": done, "reviews": sent})
-        with log.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-
     with serving(make_run(folder / "run", 8)) as (port, server):
-        client, reviewer = Client(port), Client(port)
-        cases = client.cases()
-        stop = threading.Event()
+        watcher, stop, one, due = Client(port), threading.Event(), threading.Lock(), 0.0
+        waiting = [watcher.queue()]
 
-        def give() -> None:
-            nonlocal sent
-            while sent < args.reviews and not stop.is_set():
-                if sent % 50 == 0:
-                    while reviewer.queue() > 100 and not stop.is_set():  # no faster than it learns
-                        time.sleep(0.2)
-                reviewer.review(
-                    cases[sent % len(cases)], *(("accept",) if sent % 20 else ("correct", str(sent // 20 % 10)))
-                )
-                sent += 1
+        def go_on(name: str) -> bool:
+            """Wait until it is not ahead of what is learned."""
+            goal = getattr(args, name)
+            while not stop.is_set() and done[name] < goal:
+                learned = max(0, done["reviews"] - waiting[0])
+                if done[name] / goal <= (learned + 100) / args.reviews:
+                    return True
+                time.sleep(0.05)
+            return False
 
-        thread = threading.Thread(target=give)
-        thread.start()
+        def predict(bodies: list[bytes]) -> None:
+            client = Client(port)
+            while go_on("predictions"):
+                client.predict(bodies[done["predictions"] // args.pictures % len(bodies)])
+                with one:
+                    done["predictions"] += args.pictures
+
+        def review() -> None:
+            expert, names = Expert(port), itertools.count(done["reviews"])
+            while go_on("reviews"):
+                expert.look(next(names))
+                done["reviews"] += 1
+
+        threads = [threading.Thread(target=predict, args=(forms(args.pictures),)) for _ in range(args.predictors)]
+        threads.append(threading.Thread(target=review))
+        for thread in threads:
+            thread.start()
         try:
-            while done < args.predictions and time.monotonic() < until:
-                client.predict(bodies[done // args.pictures % len(bodies)])
-                done += args.pictures
-                if done % (args.predictions // 100) < args.pictures:
-                    note()
-            while thread.is_alive() and time.monotonic() < until:
-                thread.join(timeout=10)
-                note()
+            while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
+                waiting[0] = watcher.queue()
+                if time.monotonic() > due:
+                    due = time.monotonic() + args.every
+                    rows.append(_sizes(server.pid) | done | {"run_mib": _on_disk(folder / "run")})
+                    with log.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+                time.sleep(0.2)
         finally:
             stop.set()
-            thread.join()
-        while client.queue():
+            for thread in threads:
+                thread.join()
+        while watcher.queue():
             time.sleep(0.5)
-        note()
-        verified = client.ask("GET", "/audit/verify")
-        waiting = client.ask("GET", "/metrics")
-    third = max(1, len(rows) // 3)
-    found: dict[str, Any] = {
-        "predictions": done,
-        "reviews": sent,
-        "share_reached": round(min(done / args.predictions, sent / args.reviews), 3),
-        "in_this_process": {
-            name: rows[-1][name] - rows[0][name] for name in ("predictions", "reviews")
-        },  # memory below is of one server, from its first to its last row
-        "versions": waiting["version"],
-        "chain": verified["fault"] or "verifies",
+        verified, metrics = watcher.ask("GET", "/audit/verify"), watcher.ask("GET", "/metrics")
+    found = {
+        **done,
+        "in_this_process": {name: done[name] - rows[0][name] for name in done},  # memory below is of one server
+        "versions": metrics["version"],
+        "chain": verified["fault"] or f"verifies, {verified['entries']} entries",
+        "alarms": metrics["alarms"],
     }
-    for name in ("server_mib", "server_handles", "server_threads", "writer_mib", "writer_handles"):
+    third = max(1, len(rows) // 3)
+    for name in ("server_mib", "server_handles", "server_threads", "writer_mib", "writer_handles", "run_mib"):
         early, late = (
             statistics.median(row[name] for row in part) for part in (rows[third : 2 * third], rows[-third:])
         )
         found[name] = {"second_third": early, "last_third": late, "most": max(row[name] for row in rows)}
     return found | {"rows": rows[:: max(1, len(rows) // 10)]}
+
+
+class Expert:
+    """Knows the digits, errs in every twentieth verdict, and looks at the explanation of every twentieth case."""
+
+    def __init__(self, port: int) -> None:
+        self.client, self.truth = Client(port), load_digits().target
+        self.cases = self.client.cases()
+
+    def look(self, number: int) -> None:
+        case = self.cases[number % len(self.cases)]
+        said = self.client.ask("GET", f"/cases/{case}")["score"]
+        if number % 20 == 10:
+            self.client.ask("GET", f"/cases/{case}/explanation")
+        true = str((self.truth[int(case[1:])] + (number % 20 == 0)) % 10)
+        seen = {"said": said["label"], "version": said["version"]}
+        self.client.review(case, "accept" if said["label"] == true else "correct", true, **seen)
 
 
 def _sizes(pid: int) -> dict[str, float]:
@@ -268,14 +293,24 @@ def _sizes(pid: int) -> dict[str, float]:
     return found
 
 
+def _on_disk(folder: Path) -> float:
+    """MiB of a folder's files, each counted once."""
+    sizes = {}
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes[file.stat().st_ino] = file.stat().st_size
+    return round(sum(sizes.values()) / 2**20, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("latency", "kills", "endurance"))
     for name, default in (("pairs", 12), ("queued", 60), ("size", 32), ("kills", 50), ("clients", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (("predictions", 100_000), ("reviews", 10_000), ("pictures", 4)):
+    for name, default in (("predictions", 100_000), ("reviews", 10_000), ("pictures", 4), ("predictors", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a window")
+    parser.add_argument("--every", type=float, default=20.0, help="seconds between two rows of endurance")
     parser.add_argument("--minutes", type=float, default=600.0, help="after which endurance ends, to be gone on with")
     parser.add_argument("--folder", type=Path, help="keep the run here")
     parser.add_argument("--pause", type=float, default=1.0, help="between one client's reviews, seconds")

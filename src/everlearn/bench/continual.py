@@ -114,6 +114,9 @@ def entries(candidates: int = 180) -> dict[str, Entry]:
             {"candidates": candidates, "shapley_update": False},
             ncm="ASERμ, reservoir memory + NCM",
         ),
+        "aser_exact": Entry(
+            "ASERμ, exact scoring", "aser", {"candidates": 90, "scoring": "exact"}, ncm="ASERμ, exact scoring + NCM"
+        ),
         "scr": Entry("SCR", "scr", {"replay": 100, "classifier": "ncm"}),
         "er_ace": Entry("ER-ACE", "er_ace"),
         "der": Entry("DER++", "der"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Decision, Entries, Telling
@@ -30,6 +30,7 @@ from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
 from everlearn.discovery.structures import table_text
 from everlearn.errors import DataError, RunError, SettingError
+from everlearn.runs.lock import locked
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Campaign:
         open_pool(pool, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = locked(path)
             _copy(pool, path / "pool.csv", config)
             beside = path / ".campaign.toml"
             beside.write_text(config.dump(), encoding="utf-8")
@@ -100,7 +101,7 @@ class Campaign:
         if not path.is_dir():
             raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
         config = CampaignConfig.load(path / "campaign.toml")
-        lock = _lock(path)
+        lock = locked(path)
         try:
             return cls(path, config, lock)
         except BaseException:
@@ -301,14 +302,3 @@ def _copy(pool: Path, to: Path, config: CampaignConfig) -> None:
     else:
         shutil.copyfile(pool, beside)
     beside.rename(to)
-
-
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"{path} is in use by another process; wait for it to end, or stop it") from error
-    except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
-    return lock

@@ -6,7 +6,6 @@ configuration names a database, the journal is there, and machines with a direct
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
 from everlearn.data import Stream
@@ -25,6 +24,7 @@ from everlearn.runs.build import build_learner, build_streams
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.config import Config, Continuation
 from everlearn.runs.journal import Follower, Journal, replacing
+from everlearn.runs.lock import locked
 from everlearn.runs.versions import Versions
 
 SHARE = replacing("shared", "name", "content")
@@ -97,7 +97,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run's directory {path}: {error.strerror}") from error
-        lock = _lock(path)
+        lock = locked(path)
         try:
             write_config(path, config)
             return cls(path, config, lock)
@@ -111,7 +111,7 @@ class Run:
         if not path.is_dir():
             raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
         config = Config.load(path / "config.toml")
-        lock = _lock(path) if write else None
+        lock = locked(path) if write else None
         try:
             return cls(path, config, lock)
         except BaseException:
@@ -220,15 +220,3 @@ def write_config(path: Path, config: Config) -> None:
         beside.replace(path / "config.toml")
     except OSError as error:
         raise RunError(f"cannot write {path / 'config.toml'}: {error.strerror}") from error
-
-
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"{path} is in use by another process; wait for it to end, or stop it") from error
-    except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
-    (path / ".lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
-    return lock

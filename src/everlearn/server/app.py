@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -20,6 +21,9 @@ from everlearn.server.pages import pages
 from everlearn.server.rendering import error_page, sign_in_pages
 from everlearn.server.security import Refused
 from everlearn.server.settings import Settings
+
+if TYPE_CHECKING:
+    from everlearn.server.campaign_desk import CampaignDesk
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -38,7 +42,13 @@ def create_app(settings: Settings) -> FastAPI:
     SettingError
         If it is to listen beyond loopback and has no token.
     """
-    desk = Desk(settings)
+    return application("Everlearn", "Predict, explain, review, learn.", Desk(settings), settings, api, pages)
+
+
+def application(
+    title: str, description: str, desk: Desk | CampaignDesk, settings: Settings, *routers: APIRouter
+) -> FastAPI:
+    """What every server of ours has: its desk, sign-in, static files, bounds, and one line for whatever is wrong."""
     if not settings.local and not desk.gate.tokens.all():
         desk.close()
         raise SettingError(
@@ -52,26 +62,25 @@ def create_app(settings: Settings) -> FastAPI:
         desk.close()
 
     app = FastAPI(
-        title="Everlearn",
+        title=title,
         version="1",
-        description="Predict, explain, review, learn.",
+        description=description,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
     app.state.desk = desk
-    app.include_router(api)
-    app.include_router(pages)
-    return guarded(app, settings)
-
-
-def guarded(app: FastAPI, settings: Settings) -> FastAPI:
-    """Add what every server of ours has: sign-in, static files, bounds, and one line for whatever is wrong."""
+    for router in routers:
+        app.include_router(router)
     app.include_router(sign_in_pages)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(Bounds, settings=settings)
+    _answer_errors(app)
+    return app
 
+
+def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(EverlearnError)
     async def own(request: Request, error: EverlearnError) -> Response:
         line = " ".join(str(error).split())
@@ -97,8 +106,6 @@ def guarded(app: FastAPI, settings: Settings) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         return _told(request, error.status_code, str(error.detail), dict(error.headers or {}))
-
-    return app
 
 
 def _told(request: Request, status: int, line: str, headers: dict[str, str] | None = None) -> Response:

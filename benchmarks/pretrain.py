@@ -4,9 +4,10 @@
 
 All have one shape, one tokenizer, one order of batches and, but for the peers, one set of initial weights. Each takes
 turns with the bare loop within one process, five steps each, so that a machine whose speed drifts slows both alike.
-Both sides save themselves every `--every` steps, and the same command goes on after an interruption. Writes
-OUT/pretrain-TEXT.json. Peers that are not installed are left out: pip install transformers accelerate; OLMo-core pins
-an older torch and rich, so: pip install --no-deps ai2-olmo-core and what it imports.
+Everlearn and the bare loop are to compute the same bits: how far their losses part, and whether all weights are equal
+in the end, is told. Both save themselves every `--every` steps, each peer is done once, and the same command goes on
+after an interruption. Writes OUT/pretrain-TEXT.json. Peers that are not installed are left out: pip install
+transformers accelerate; OLMo-core pins an older torch and rich: pip install --no-deps ai2-olmo-core, what it imports.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from everlearn.scaling.data import Sampler, Tokens, token_file
 from everlearn.scaling.initialise import initialise
 from everlearn.scaling.pretrain import finished, generate, prepare, pretrain
 from everlearn.scaling.settings import Settings
+from everlearn.scaling.train import Moment
 
 TURN, SEED = 5, 0
 MODEL = {"layers": 7, "hidden": 320, "heads": 5, "ffn": 896, "seq_len": 256, "tied": True}
-LR, BETAS, DECAY, CLIP, WARMUP = 1e-3, (0.9, 0.95), 0.1, 1.0, 20
+LR, BETAS, DECAY, CLIP, WARMUP = 1e-3, (0.9, 0.95), 0.1, 1.0, 100
 BATCH, LENGTH, VALID = 4, 128, 32
 PROMPTS = {"tinyshakespeare": "ROMEO:\n", "wikitext2_valid": " The "}
 
@@ -46,8 +48,9 @@ class BareBlock(nn.Module):
     def __init__(self, d: int, heads: int, ffn: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.RMSNorm(d, 1e-5), nn.RMSNorm(d, 1e-5)
+        self.norm1 = nn.RMSNorm(d, 1e-5)
         self.q, self.k, self.v, self.o = (nn.Linear(d, d, bias=False) for _ in range(4))
+        self.norm2 = nn.RMSNorm(d, 1e-5)
         self.gate, self.up = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False)
         self.down = nn.Linear(ffn, d, bias=False)
 
@@ -90,15 +93,8 @@ class BareLoop:
     def __init__(
         self, vocab: int, weights: dict[str, Tensor], batch: Callable[[int], tuple[Tensor, Tensor]], steps: int
     ) -> None:
-        self.model, self.batch, self.done, self.steps = Bare(vocab), batch, 0, steps
-        short = {"attention_norm": "norm1", "feed_norm": "norm2", "attention.": "", "feed.": ""}
-        renamed = {}
-        for name, value in weights.items():
-            for long, word in short.items():
-                name = name.replace(long, word)
-            renamed[name] = value.clone()
-        renamed.pop("head.weight", None)
-        self.model.load_state_dict(renamed)
+        self.model, self.batch, self.done, self.steps, self.loss = Bare(vocab), batch, 0, steps, math.nan
+        self.model.load_state_dict(renamed(weights))
         groups = [{"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": DECAY},
                   {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
         self.optimiser = torch.optim.AdamW(groups, LR, BETAS, 1e-8, fused=True)
@@ -114,7 +110,8 @@ class BareLoop:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.done += 1
-        return loss.item()
+        self.loss = loss.item()
+        return self.loss
 
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "done": self.done}
@@ -133,6 +130,18 @@ class BareLoop:
         return sum(losses) / VALID
 
 
+def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of everlearn's weights by the bare model's names."""
+    short = {"attention_norm": "norm1", "feed_norm": "norm2", "attention.": "", "feed.": ""}
+    found = {}
+    for name, value in weights.items():
+        for long, word in short.items():
+            name = name.replace(long, word)
+        found[name] = value.clone()
+    found.pop("head.weight", None)
+    return found
+
+
 # -- taking turns ------------------------------------------------------------------------------------------------------
 
 
@@ -147,14 +156,15 @@ class Turns:
         self.bare, self.file, self.every, self.count = bare, file, every, 0
         self.turns: list[list[tuple[float, ...]]] = []
         self.mine = (0.0, 0.0)
+        self.apart = 0.0
         if file is not None and file.is_file():
             state = torch.load(file, weights_only=True)
             bare.load(state["bare"])
-            self.turns = state["turns"]
+            self.turns, self.apart = state["turns"], state["apart"]
         self.begun = clocks()
 
-    def __call__(self, *_: Any) -> None:
-        """A step of one side has ended."""
+    def __call__(self, moment: Moment | None = None) -> None:
+        """A step of one side has ended; ``moment`` tells everlearn's loss."""
         self.count += 1
         self.mine = tuple(t + new - old for t, new, old in zip(self.mine, clocks(), self.begun))
         if self.count % TURN == 0:
@@ -163,11 +173,13 @@ class Turns:
                 for _ in range(TURN):
                     self.bare.step()
                 theirs = tuple(new - old for new, old in zip(clocks(), begun))
+                if moment is not None and moment.step == self.bare.done:
+                    self.apart = max(self.apart, abs(moment.loss - self.bare.loss))
                 if self.count > TURN:  # the first turn warms up
                     self.turns.append([self.mine, theirs])
             if self.file is not None and self.bare.done % self.every == 0:
                 beside = self.file.with_suffix(".new")
-                torch.save({"bare": self.bare.state(), "turns": self.turns}, beside)
+                torch.save({"bare": self.bare.state(), "turns": self.turns, "apart": self.apart}, beside)
                 beside.rename(self.file)
             self.mine = (0.0, 0.0)
         self.begun = clocks()
@@ -213,6 +225,26 @@ def line(name: str, loss: float | None, speed: dict[str, float]) -> str:
     return f"{name:22}{shown}{speed['tokens_per_second']:10.0f}   / bare {ratios}"
 
 
+def beside_peers(args: argparse.Namespace, start: Language, batch: Callable[[int], tuple[Tensor, Tensor]]) -> Any:
+    """Each peer in turns with the bare loop; what was measured before is kept in a file."""
+    file, vocab = args.out / "peers.json", start.config.vocab
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    model = MODEL | {"vocab": vocab, "batch": BATCH, "length": LENGTH, "lr": LR, "betas": BETAS,
+                     "decay": DECAY, "clip": CLIP, "warmup": WARMUP, "seed": SEED}  # fmt: skip
+    for name, peer in pretrain_peers.PEERS.items():
+        if name in found:
+            continue
+        turns = Turns(BareLoop(vocab, start.state_dict(), batch, args.peer_steps))
+        try:
+            told = peer(model, batch, args.peer_steps, turns, args.out / name)
+        except ImportError as error:
+            print(f"{name} left out: {error}")
+            continue
+        found[name] = turns.result() | told
+        file.write_text(json.dumps(found))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -238,16 +270,21 @@ def main() -> None:
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return sampler.batch(step, BATCH, slice(0, BATCH))
 
+    peers = beside_peers(args, start, batch) if args.peer_steps else {}
     bare = BareLoop(config.vocab, start.state_dict(), batch, args.steps)
     turns = Turns(bare, folder / "bare.pt", args.every)
     loss = pretrain(settings, folder / "run", turns)
     while bare.done < args.steps:
         bare.step()
+    model, tokenizer, _ = finished(folder / "run")
+    theirs = bare.model.state_dict()
     count = sum(p.numel() for p in start.parameters())
     found: dict[str, Any] = {
         "text": args.text, "parameters": count, "tokens": len(train), "steps": args.steps,
         "tokens_a_step": BATCH * LENGTH, "valid_loss": loss, "bare_valid_loss": bare.evaluate(held),
-        **turns.result(), "seed": SEED, "uniform_loss": math.log(config.vocab), "torch": torch.__version__,
+        "largest_difference_of_losses": turns.apart,
+        "same_weights": all(torch.equal(v, theirs[k]) for k, v in renamed(model.state_dict()).items()),
+        **turns.result(), **peers, "seed": SEED, "uniform_loss": math.log(config.vocab), "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
     }  # fmt: skip
     size = f"{count / 1e6:.1f} M parameters, {len(train):,} tokens"
@@ -255,18 +292,9 @@ def main() -> None:
     print(f"{'':22}{'valid loss':>11}{'tokens/s':>10}")
     print(line("everlearn pretrain", loss, found))
     print(f"{'bare loop':22}{found['bare_valid_loss']:11.4f}{found['bare_tokens_per_second']:10.0f}")
-    for name, peer in pretrain_peers.PEERS.items() if args.peer_steps else ():
-        turns = Turns(BareLoop(config.vocab, start.state_dict(), batch, args.peer_steps))
-        model = MODEL | {"vocab": config.vocab, "batch": BATCH, "length": LENGTH, "lr": LR, "betas": BETAS,
-                         "decay": DECAY, "clip": CLIP, "warmup": WARMUP, "seed": SEED}  # fmt: skip
-        try:
-            told = peer(model, batch, args.peer_steps, turns, args.out / name)
-        except ImportError as error:
-            print(f"{name} left out: {error}")
-            continue
-        found[name] = turns.result() | told
-        print(line(f"{name} {told['version']}", None, found[name]))
-    model, tokenizer, _ = finished(folder / "run")
+    for name, peer in peers.items():
+        print(line(f"{name} {peer['version']}", None, peer))
+    print(f"losses at most {turns.apart:.1e} apart on the way; weights equal to the bit: {found['same_weights']}")
     found["generated"] = tokenizer.decode(generate(model, tokenizer.encode(PROMPTS[args.text]), 120))
     print(f"generated: {found['generated']}")
     print(f"seed {SEED}, torch {torch.__version__}, {found['machine']}")

@@ -9,27 +9,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from everlearn.scaling.mesh import Mesh
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], mesh: Mesh) -> Tensor:
-    """The norm of the whole gradient, as one process would have it.
+    """The norm of the whole gradient, as one process would have it: there, PyTorch's own to the last bit.
 
-    Squares are summed within groups of parameters that are cut the same way, then over the processes that hold parts.
+    Otherwise norms are taken of parameters that are cut the same way, and their squares summed over the processes that
+    hold parts.
     """
-    sums: dict[tuple[dist.ProcessGroup, ...], Tensor] = defaultdict(lambda: torch.zeros(()))
-    for parameter in parameters:
-        grad = parameter.grad
-        if grad is None:
-            continue
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if mesh.root is None:
+        return get_total_norm(_local(grads))
+    cut: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = defaultdict(list)
+    for grad in grads:
         over: tuple[dist.ProcessGroup, ...] = ()
         if isinstance(grad, DTensor):
             over = tuple(grad.device_mesh.get_group(i) for i, p in enumerate(grad.placements) if not p.is_replicate())
-            grad = grad.to_local()
-        sums[over] = sums[over].to(grad.device) + torch.linalg.vector_norm(grad, dtype=torch.float32).square()
+        cut[over].append(grad)
     total = torch.zeros(())
-    for over, value in sums.items():
+    for over, held in cut.items():
+        value = get_total_norm(_local(held)).square()
         for group in over:
             dist.all_reduce(value, group=group)
         total = total.to(value.device) + value
@@ -54,10 +56,14 @@ def sum_over(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> No
             dist.all_reduce(grad.to_local() if isinstance(grad, DTensor) else grad, group=group)
 
 
-def clip(parameters: Iterable[nn.Parameter], norm: float, largest: float) -> None:
-    """Scale gradients of a norm down to the largest; 0 leaves them."""
+def clip(parameters: Iterable[nn.Parameter], norm: Tensor | float, largest: float) -> None:
+    """Scale gradients of a norm down to the largest, as `torch.nn.utils.clip_grad_norm_` does; 0 leaves them."""
     if not largest or norm <= largest:
         return
-    grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
+    grads = _local(p.grad for p in parameters if p.grad is not None)
     if grads:
         torch._foreach_mul_(grads, largest / (norm + 1e-6))
+
+
+def _local(grads: Iterable[Tensor]) -> list[Tensor]:
+    return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]

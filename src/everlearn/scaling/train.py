@@ -184,7 +184,7 @@ class Training:
                 self._pass_over(number, *values)
             return None
         if fine:
-            gradients.clip(self.engine.parameters(), values[1], settings.clip)
+            gradients.clip(self.engine.parameters(), norm, settings.clip)
             for optimiser in self.optimisers:
                 for each in optimiser.param_groups:
                     each["lr"] = self._lr(self.state.step)

@@ -1,14 +1,26 @@
 """Forgetting leaves no byte behind and equals never having learned it."""
 
+import io
+import json
+import shutil
 import sqlite3
 
 import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("fastapi", reason="serving is an extra")
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from everlearn.cli.forget import forget
 from everlearn.errors import DataError
+from everlearn.runs import Config, Run, learn
 from everlearn.runs.forgetting import Found, find_sample
-from everlearn.runs.reviews import REVIEW_IDS, Review
+from everlearn.runs.reviewing import Reviewing
+from everlearn.runs.reviews import REVIEW_IDS, Review, Reviews
+from everlearn.server.cases import Cases
+from everlearn.server.security import secret
 
 
 def finish(desk):
@@ -82,3 +94,74 @@ def test_a_sample_of_the_stream_is_unlearned_by_learning_without_it(opened, run_
     desk.close()
     db = sqlite3.connect(run_path / "journal.sqlite")
     assert db.execute("SELECT COUNT(*) FROM forgotten").fetchone()[0] == 1
+
+
+def of_patient(name):
+    """A DICOM file of one patient."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SecondaryCaptureImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3"
+    made.PatientID, made.Rows, made.Columns, made.SamplesPerPixel = name, 8, 8, 1
+    made.PhotometricInterpretation, made.PixelRepresentation = "MONOCHROME2", 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
+    made.PixelData = np.arange(64, dtype=np.uint8).tobytes()
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run_of_patients(learned_run, tmp_path_factory):
+    """Learned from a table that names patients; of two of them a DICOM file was sent, reviewed and learned as well."""
+    folder = tmp_path_factory.mktemp("patients")
+    files = sorted(shutil.copytree(learned_run.parent / "data", folder / "data").rglob("*.png"))
+    rows = [f"{file},{file.parent.name},patient {i % 10}" for i, file in enumerate(files)]
+    (folder / "list.csv").write_text("\n".join(["path,label,patient", *rows]))
+    config = Config.of({
+        "data": {"source": str(folder / "list.csv"), "size": 8, "channels": 1, "holdout": 0.3},
+        "learner": {"method": "er", "memory": 40, "precision": "float32"}, "stream": {"tasks": 3},
+    })  # fmt: skip
+    with Run.create(folder / "run", config) as run:
+        learn(run)
+        reviews = Reviews(run.journal.db)
+        reviewing = Reviewing(run, reviews, publish_after=0.0)
+        cases = Cases(run, reviews, None, 100, secret(run.path))
+        for name in ("patient 3", "patient 99"):
+            case = cases.add(of_patient(name))
+            picture = cases.picture(case.id).numpy()
+            reviews.add(Review(case.id, "correct", "1", picture, patient=case.patient, note=f"of {case.patient}"))
+        while reviewing.work():
+            pass
+    return folder / "run"
+
+
+@pytest.mark.parametrize("patient, samples", [("patient 3", True), ("patient 99", False)])
+def test_a_patient_is_forgotten_in_stream_cases_and_reviews(run_of_patients, tmp_path, capsys, patient, samples):
+    path = shutil.copytree(run_of_patients, tmp_path / "run")
+    with Run.open(path) as run:
+        reviews = Reviews(run.journal.db)
+        pseudonym = Cases(run, reviews, None, 100, secret(path)).pseudonym(patient)
+        theirs = {int(row["id"]) for row in reviews.rows("SELECT id FROM samples")} if samples else set()
+        (mine,) = reviews.rows("SELECT number, case_id FROM reviews WHERE patient = ?", pseudonym)
+    forget(path, patient=patient, json=True)
+    did = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (did["reviews"], did["cases"]) == (1, 1) and (did["samples"] > 5) == samples and did["versions"] >= 1
+    with Run.open(path, write=True) as run:
+        reviews = Reviews(run.journal.db)
+        reviewing = Reviewing(run, reviews)
+        left = {int(row["id"]) for row in reviews.rows("SELECT id FROM samples")}
+        gone = {*(theirs - left), REVIEW_IDS + mine["number"]}
+        assert len(gone) == did["samples"] + 1
+        for number in run.versions.there():
+            assert not gone & set(run.versions.load(number)[1]["memory.ids"].tolist())
+        assert not gone & set(reviewing.learner.memory.ids.tolist())
+        (other,) = (row["number"] for row in reviews.rows("SELECT number FROM reviews WHERE status = 'learn'"))
+        assert [row["review"] for row in reviews.learned()] == [other] and other != mine["number"]
+        assert len(reviews.rows("SELECT number FROM cases")) == 1 and reviews.verify_audit().fault is None
+        with pytest.raises(DataError, match="holds nothing of this patient"):
+            forget(path, patient=patient)
+    for file in path.rglob("*"):
+        if file.is_file():
+            assert pseudonym.encode() not in file.read_bytes(), file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,8 +69,12 @@ def serve(
         from everlearn.server.sharing import share
     except ImportError as error:
         raise SettingError(f"serving needs {error.name}; install it with: pip install 'everlearn[serve]'") from None
-    if (run / "config.toml").exists() and Config.load(run / "config.toml").data.of_texts:
-        raise SettingError(f"{run} is of texts; the page shows pictures: use everlearn explain, report and audit")
+    if (run / "config.toml").exists():
+        if Config.load(run / "config.toml").data.of_texts:
+            raise SettingError(f"{run} is of texts; the page shows pictures: use everlearn explain, report and audit")
+    elif database is None:
+        _check_kind(run)
+    _check_tls(certificate, key)
     local = host in LOOPBACK
     settings = Settings(
         run, cases, host, port, learns, rate if rate is not None else (0 if local else 600), max_mb * 2**20, margin
@@ -118,9 +123,33 @@ def _journal_of(run: Path) -> Journal:
     """The journal of a run or a campaign."""
     if (run / "config.toml").exists():
         return Journal(Config.load(run / "config.toml").database or run / "journal.sqlite")
-    if (run / "campaign.toml").exists():
-        return Journal(run / "journal.sqlite")
+    _check_kind(run)
+    return Journal(run / "journal.sqlite")
+
+
+def _check_kind(run: Path) -> None:
+    """Refuse what is neither a run nor a campaign."""
+    if (run / "config.toml").exists() or (run / "campaign.toml").exists():
+        return
+    if not run.is_dir():
+        raise RunError(f"{run} is not a run: {'it is a file' if run.exists() else 'there is no such directory'}")
     raise RunError(f"{run} is not a run: it has neither config.toml nor campaign.toml")
+
+
+def _check_tls(certificate: Path | None, key: Path | None) -> None:
+    """Refuse a certificate that cannot be used, and a key without one: without a certificate nothing is encrypted."""
+    if certificate is None:
+        if key is not None:
+            raise SettingError("--key is given without --certificate; expected both, or neither")
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        said = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise SettingError(
+            f"cannot use the certificate {certificate}{f' with the key {key}' if key else ''}: {said}; expected PEM "
+            "files of a certificate and its key"
+        ) from error
 
 
 def _app_of(settings: Settings) -> FastAPI:

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from everlearn.bench import continual as bench
 from everlearn.bench.costs import counting_forwards
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
+from everlearn.cli.main import app
 from everlearn.data import open_source
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.learners import ER, GSS, MIR, MKD, SLDA, LwF
@@ -28,6 +30,19 @@ def test_thinned_and_held_sources_read_the_same(few):
     assert (~few.test).sum() == 60 and few.test.sum() == 30
     for i in (0, 7, 89):
         assert (few.read(i) == whole.read(whole.names.index(few.names[i]))).all()
+
+
+def test_most_thins_every_table(tmp_path):
+    digits = open_source("builtin:digits")
+    assert bench.thinned_to(digits, None) is digits
+    few = bench.thinned_to(digits, 10)
+    assert (~few.test).sum() == 100 and few.test.sum() == 20 and few.name == f"{digits.name}, 10 of each class"
+    command = ["bench", "continual", "--data", "builtin:digits", "--methods", "naive", "--memory", "20", "--json"]
+    command += ["--results", str(tmp_path / "rows.jsonl"), "--most", "10"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0 and read_rows(tmp_path / "rows.jsonl")[0]["samples"] == 100
+    both = CliRunner().invoke(app, [*command, "--quick"])
+    assert "leave one out" in str(both.exception)
 
 
 def test_a_table_goes_on_where_it_stopped(few, tmp_path):

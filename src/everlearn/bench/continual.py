@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,13 @@ def thinned(source: Source, train: int = 250, test: int = 50, seed: int = 0) -> 
             members = np.flatnonzero((source.labels == c) & (source.test == held_out))
             keep.append(rng.permutation(members)[:most])
     return select(source, np.sort(np.concatenate(keep)), f"{source.name}, thinned")
+
+
+def thinned_to(source: Source, most: int | None) -> Source:
+    """At most so many samples of each class and a fifth as many held out, or all; the name says so."""
+    if most is None:
+        return source
+    return replace(thinned(source, most, max(1, most // 5)), name=f"{source.name}, {most} of each class")
 
 
 def run_table(

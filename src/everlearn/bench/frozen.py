@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everlearn.bench.continual import Entry, Setting, key, run_one, settings_of, thinned
+from everlearn.bench.continual import Entry, Setting, key, run_one, settings_of, thinned_to
 from everlearn.bench.costs import clock_of
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, load, open_source
@@ -144,9 +144,7 @@ def table(
     if memory is not None and not memory.isdecimal():
         raise SettingError(f"--memory is {memory!r}; table 2 takes one whole number")
     source = open_source(data, size=size, channels=3)
-    if most is not None:
-        source = thinned(source, most, max(1, most // 5))
-        source = replace(source, name=f"{source.name.removesuffix(', thinned')}, {most} of each class")
+    source = thinned_to(source, most)
     setting = Setting(tasks=tasks or min(5, len(source.class_names)), lr=0.01)
     rows = run_frozen(
         source,

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from everlearn.bench.continual import Setting, into_memory, thinned
+from everlearn.bench.continual import Setting, into_memory, thinned_to
 from everlearn.bench.costs import clock_of
 from everlearn.bench.rows import append_rows
 from everlearn.bench.tables import machine
@@ -175,7 +175,7 @@ def table(
         show("Avalanche is not installed (pip install avalanche-lib): its line is left out")
         chosen = [name for name in chosen if name != "avalanche"]
     source, remembered = open_source(data), int(memory or 1000)
-    source = into_memory(source if most is None else thinned(source, most, max(1, most // 5)))
+    source = into_memory(thinned_to(source, most))
     setting = Setting(tasks=tasks or min(5, len(source.class_names)))
     rows = run_peers(source, setting, remembered, range(seeds), chosen, show)
     name = Path(source.name).name

@@ -13,7 +13,7 @@ from everlearn.bench import explain as explainers
 from everlearn.bench import frozen, mislabelled, peers
 from everlearn.bench import right_reasons_table as reasons
 from everlearn.bench import valuation as values
-from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned
+from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned, thinned_to
 from everlearn.bench.discovery_tables import as_markdown as discovery_markdown
 from everlearn.bench.discovery_tables import summary as discovery_summary
 from everlearn.bench.explain_lines import lines as explainer_lines
@@ -60,7 +60,10 @@ def continual(
         return
     if table != 1:
         raise SettingError(f"there is no table {table}; expected 1, 2 or 3")
-    source = into_memory(open_source(data, size=None))
+    if quick and most is not None:
+        raise SettingError("--quick and --most both say how many samples; leave one out")
+    source = open_source(data, size=None)
+    source = into_memory(thinned(source) if quick else thinned_to(source, most))
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
     setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick, average=average)
@@ -70,11 +73,12 @@ def continual(
     for name in chosen:
         if name not in lines:
             raise SettingError(f"there is no line {name!r}; expected some of {', '.join(lines)}")
-    if quick:
-        source, memories = thinned(source), memories[:1]
+    memories = memories[:1] if quick else memories
     rows = run_table(source, setting, [lines[name] for name in chosen], memories, range(seeds), results, show=said)
-    found = summary(rows, None if quick else dataset)
-    what = f"{dataset or source.name}, {setting.tasks} tasks, one pass{', thinned out' if quick else ''}"
+    whole = not quick and most is None
+    found = summary(rows, dataset if whole else None)
+    name = dataset if dataset and whole else source.name
+    what = f"{name}, {setting.tasks} tasks, one pass{', thinned out' if quick else ''}"
     finish(what, as_markdown(found), {"seeds": list(range(seeds)), "rows": found}, json)
 
 

@@ -36,6 +36,10 @@ CASES = [
     ("a long stream", {}, {}, {"average": 0.01}),
     ("a short stream", {"samples": 2500}, {}, {"average": 0.2}),
     ("another mean predicts", {}, {"method": "er", "options": {"mkd": 1.0}}, {"average": None}),
+    ("many samples for each place", {}, {}, {"shapley_update": None}),
+    ("few samples for each place", {}, {"memory": 2000}, {"shapley_update": False, "method": "aser"}),
+    ("an update said", {}, {"memory": 2000, "options": {"shapley_update": True}}, {"shapley_update": None}),
+    ("another method", {}, {"memory": 2000, "method": "er"}, {"shapley_update": None}),
     ("nothing is trained", {}, {"method": "slda"}, {"average": None}),
 ]  # fmt: skip
 

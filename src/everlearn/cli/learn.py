@@ -197,7 +197,7 @@ def _chosen(
     learner = ("backbone", "weights", "method", "lr", "memory")
     for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):
         settings[part] = settings[part] | {name: values[name] for name in names if name in values}
-    if options := {name: values[name] for name in ("average", "shrinkage") if name in values}:
+    if options := {name: values[name] for name in ("average", "shrinkage", "shapley_update") if name in values}:
         options |= settings["learner"].get("options", {})
         settings["learner"] = settings["learner"] | {"options": options}
     settings |= {"workers": values.get("workers", checked.workers)}

@@ -14,6 +14,7 @@ from everlearn.models import OURS
 from everlearn.runs.build import default_lr
 
 _LARGEST_MEMORY = 512 * 2**20  # bytes of remembered pictures
+_LONG_STREAM = 30  # samples for each place in memory: measured below 20 a reservoir remembers better, at 50 worse
 _FROZEN_SIZE = 128  # pixels a side below which a pretrained backbone sees too little
 
 AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser")
@@ -127,7 +128,7 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     Returns
     -------
     dict
-        Of those left: backbone, weights, size, channels, method, lr, memory, tasks, workers, average.
+        Of those left: backbone, weights, size, channels, method, lr, memory, tasks, workers, average, shapley_update.
 
     Examples
     --------
@@ -155,7 +156,7 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     channels = settle("channels", 3 if colour else seen.channels, why)
     method = settle("method", *_method(seen, pretrained))
     settle("lr", default_lr(backbone), "trained from the beginning" if backbone in OURS else "for a backbone of timm's")
-    settle("memory", *_memory(seen, size, channels, given.get("method")))
+    memory = settle("memory", *_memory(seen, size, channels, given.get("method")))
     if given.get("scenario") in (None, "class", "blurred"):
         settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
@@ -163,6 +164,9 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
         settle(
             "average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, given.get("tasks") or 5)
         )
+    few = 0 < seen.samples < _LONG_STREAM * memory
+    if backbone in OURS and method == "aser" and few and "shapley_update" not in (given.get("options") or {}):
+        settle("shapley_update", False, f"a reservoir: fewer than {_LONG_STREAM} samples for each place in memory")
     return found
 
 

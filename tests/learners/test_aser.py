@@ -80,7 +80,7 @@ def drawn_next(learner, balanced):
     return C, S
 
 
-@pytest.mark.parametrize("scoring", ["cached", "exact"])
+@pytest.mark.parametrize("scoring", ["free", "exact"])
 @pytest.mark.parametrize("kind", ["asvm", "asv", "neg"])
 def test_retrieval(kind, scoring):
     learner = filled(value=kind, scoring=scoring, mix=math.inf)
@@ -111,7 +111,7 @@ def test_mix_bounds_the_share_of_a_class():
     assert alone.tolist() == [0, 1, 2]  # nothing else to take
 
 
-@pytest.mark.parametrize("scoring", ["cached", "exact"])
+@pytest.mark.parametrize("scoring", ["free", "exact"])
 @pytest.mark.parametrize("seed", range(6))
 def test_update_keeps_the_most_valuable(seed, scoring):
     learner = filled(scoring=scoring)
@@ -141,6 +141,23 @@ def test_update_keeps_the_most_valuable(seed, scoring):
     assert learner.memory.ids[untouched].tolist() == before
     label = dict(zip(ids.tolist(), torch.cat([t[C], y]).tolist()))
     assert [label[i] for i in learner.memory.ids[C].tolist()] == learner.memory.targets[C].tolist()
+
+
+@pytest.mark.parametrize(("scoring", "encodings"), [("free", 0), ("cached", 1), ("exact", 4)])
+def test_what_a_step_encodes(scoring, encodings, monkeypatch):
+    learner = filled(scoring=scoring, refresh=4)
+    learner.observe(batch(30, start=200))  # draws
+    encode, taken, calls = learner.encode, [], []
+    update = learner._update
+    monkeypatch.setattr(learner, "encode", lambda *given: calls.append(1) or encode(*given))
+    monkeypatch.setattr(learner, "_update", lambda x, y, ids, f_B: taken.append((y, f_B)) or update(x, y, ids, f_B))
+    before = learner._last
+    learner.observe(batch(31, start=204))
+    assert len(calls) == encodings
+    if scoring == "free":  # the update takes this step's features, the next retrieval those of this batch
+        (y, f_B), (last_f, last_y) = taken[0], learner._last
+        assert torch.equal(f_B, last_f) and torch.equal(y, last_y) and not torch.equal(f_B, before[0])
+        assert len(f_B) == len(batch(31)) and torch.equal(f_B, learner._seen[-len(f_B) :])
 
 
 def test_cached_features_are_those_of_the_slots():
@@ -203,7 +220,7 @@ def test_halves_can_be_switched_off():
     ("settings", "message"),
     [
         ({"value": "best"}, "value is 'best'; expected 'asv', 'asvm' or 'neg'"),
-        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'cached' or 'exact'"),
+        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'free', 'cached' or 'exact'"),
         ({"k": 0}, "expected 1 or more of each"),
         ({"mix": 0.5}, "mix is 0.5; expected 1"),
     ],

@@ -52,11 +52,13 @@ class ASER(Learner):
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
         Switch either half off: retrieval is then uniform, the update a reservoir.
-    scoring : {"cached", "exact"}
+    scoring : {"free", "cached", "exact"}
         "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
         as the paper has it. "cached" draws them once for ``refresh`` steps, and the last S joins the next C with the
         features it has, so that a sample drawn is encoded once for both; a candidate that was retrieved rests for eight
-        steps. Only the incoming batch is encoded at every step, and no step waits for an accelerator.
+        steps. Only the incoming batch is encoded at every step. "free" does not encode it either: the features that
+        its training step computed value it for the update, and stand for the incoming batch in the next retrieval.
+        Neither of the two waits for an accelerator in a step.
     refresh : int
         Steps for which C and S are kept; fewer where C would run out.
     mix : float
@@ -89,7 +91,7 @@ class ASER(Learner):
         value: str = "asvm",
         shapley_retrieval: bool = True,
         shapley_update: bool = True,
-        scoring: str = "cached",
+        scoring: str = "free",
         refresh: int = 8,
         mix: float = 2.0,
         **settings: Any,
@@ -97,8 +99,8 @@ class ASER(Learner):
         super().__init__(model, optimizer, **settings)
         if value not in ("asv", "asvm", "neg"):
             raise SettingError(f"value is {value!r}; expected 'asv', 'asvm' or 'neg'")
-        if scoring not in ("cached", "exact"):
-            raise SettingError(f"scoring is {scoring!r}; expected 'cached' or 'exact'")
+        if scoring not in ("free", "cached", "exact"):
+            raise SettingError(f"scoring is {scoring!r}; expected 'free', 'cached' or 'exact'")
         if min(k, candidates, per_class, refresh) < 1:
             found = f"k {k}, candidates {candidates}, per_class {per_class}, refresh {refresh}"
             raise SettingError(f"{found}; expected 1 or more of each")
@@ -108,23 +110,33 @@ class ASER(Learner):
             raise SettingError(f"mix is {mix}; expected 1 (equal shares) or more")
         self.scoring, self.refresh, self.mix = scoring, refresh, mix
         self._cached: _Drawn | None = None
+        self._last: tuple[Tensor, Tensor] | None = None  # features and classes of the batch before
+        self._seen = torch.zeros(0)
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
         inputs, targets, slots = x, y, None
         scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
-        f_B = self.encode(x) if scored else None
+        B = (self.encode(x), y) if scored and self.scoring != "free" else self._last
         if self.memory.size:
-            slots = self._uniform() if f_B is None or not self.shapley_retrieval else self._retrieve(f_B, y)
+            slots = self._retrieve(*B) if B is not None and scored and self.shapley_retrieval else self._uniform()
             m = self.recall(slots)
             inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
         loss = self.train_step(inputs, targets, slots)
-        if f_B is not None and self.shapley_update:
-            self._update(x, y, batch.ids, f_B)
+        if self.scoring == "free":
+            B = self._last = self._seen[len(inputs) - len(x) : len(inputs)], y
+        if B is not None and scored and self.shapley_update:
+            self._update(x, y, batch.ids, self.encode(x) if self.scoring == "exact" else B[0])
         else:
             reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
+
+    def embed(self, inputs: Tensor, together: bool = True) -> Tensor:
+        """As `Learner.embed`; the features serve the scoring too."""
+        features = super().embed(inputs, together)
+        self._seen = features.detach()
+        return features
 
     def _uniform(self) -> Tensor:
         return self.memory.draw(self.replay, self.generator)
@@ -156,8 +168,6 @@ class ASER(Learner):
 
     def _update(self, x: Tensor, y: Tensor, ids: Tensor, f_B: Tensor) -> None:
         """Exchange the least valuable candidates for incoming samples of higher value."""
-        if self.scoring == "exact":
-            f_B = self.encode(x)
         drawn, memory, classes = self._drawn(), self.memory, len(self.classes.codes)
         counts = torch.cat([memory.counts, memory.counts.new_zeros(classes - memory.n_classes)])
         threshold = torch.rand((), generator=self.generator) / classes
@@ -222,17 +232,17 @@ class ASER(Learner):
         return u.topk(max(1, min(self.candidates - fewer, len(u) - len(these))), largest=False, sorted=False).indices
 
     def rule_state(self) -> dict[str, Tensor]:
-        """What has been drawn and encoded, for the steps it still serves."""
-        if self._cached is None:
-            return {}
-        held = vars(self._cached)
-        return {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in held.items()}
+        """What has been drawn and encoded, for the steps it still serves, and the batch before."""
+        last = {} if self._last is None else dict(zip(("f_B", "y_B"), self._last))
+        held = {} if self._cached is None else vars(self._cached)
+        return last | {name: t if isinstance(t, Tensor) else torch.tensor(t) for name, t in held.items()}
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
+        held = {name: tensor.to(self.device) for name, tensor in state.items()}
+        self._last = (held.pop("f_B"), held.pop("y_B")) if "f_B" in held else None
         self._cached = None
-        if state:
-            held = {name: tensor.to(self.device) for name, tensor in state.items()}
+        if held:
             born, rest = (int(held.pop(name)) for name in ("born", "rest"))
             self._cached = _Drawn(**held, born=born, rest=rest)
 

@@ -146,6 +146,16 @@ def test_limits_and_costs(begin, tmp_path):
     assert int(costly.text) != free
 
 
+def test_what_limits_and_costs_say_nothing_of_is_named(begin, tmp_path):
+    limits = [{"column": "price", "sign": "<=", "bound": 5}]
+    pool = recipes(tmp_path, {38: "", 39: "9 EUR", 37: "cheap"})
+    campaign = begin(pool, cost="price", limits=limits, inputs="columns")
+    kept, counted = campaign.search.notes()
+    assert kept.startswith("price holds no number for 3 of 40 candidates (row 39: 'cheap' is not a number)")
+    assert "no cost above 0 for 3 of 40 candidates" in counted and counted.endswith("they count as the median, 1")
+    assert not {"row 39", "row 40", "row 41"} & set(names(campaign.ask(40)))
+
+
 def test_several_targets_give_a_front(begin, tmp_path):
     pool = tmp_path / "pool.csv"
     rows = [f"{t},{t if t % 3 == 0 else ''},{(20 - t) if t % 3 == 0 else ''}" for t in range(30)]

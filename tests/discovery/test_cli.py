@@ -46,6 +46,7 @@ def test_from_a_pool_to_the_second_batch(columns, tmp_path):
     [
         (["POOL"], "needs --target COLUMN and --run RUN"),
         (["POOL", "--target", "y", "--run", "r", "--limit", "T=3"], "expected COLUMN<=NUMBER"),
+        (["POOL", "--target", "y", "--run", "r", "--batch", "0"], "setting batch is 0"),
         (["FOLDER", "--target", "y"], "--target was settled"),
         (["FOLDER"], "is not a discovery run"),
     ],
@@ -54,6 +55,7 @@ def test_bad_use_gets_one_line(columns, tmp_path, arguments, message):
     places = {"POOL": columns, "FOLDER": tmp_path, "r": tmp_path / "r"}
     said = discover(*(places.get(each, each) for each in arguments))
     assert isinstance(said.exception, EverlearnError) and message in str(said.exception)
+    assert not (tmp_path / "r").exists()
     assert "\n" not in str(said.exception)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from everlearn.discovery import CampaignConfig
 from everlearn.discovery.pool import open_pool
+from everlearn.discovery.results import read_results
 from everlearn.errors import DataError, SettingError
 
 Y = {"targets": [{"name": "y"}]}
@@ -26,7 +27,7 @@ def test_bad_rows_are_named_and_the_others_stay(tmp_path):
         (5, "y: '<1E-10' is a bound, expected a number"),
         (6, "y: '4 meV' is in meV, expected a number without a unit as most rows"),
         (8, "smiles is empty"),
-        (9, "the same candidate as row 2; kept aside"),
+        (9, "the same candidate as row 2; it is listed once"),
     ]
     assert [candidate.name for candidate in pool.candidates] == ["CCO", "CCF"]
     assert [each.values for each in pool.measured] == [(1.0,), (3.0,)]
@@ -55,6 +56,18 @@ def test_names_are_used_and_must_differ(tmp_path):
     pool = read(tmp_path, "id,T,y\na,1,1\nb,2,\na,3,\n")
     assert [candidate.name for candidate in pool.candidates] == ["a", "b"]
     assert str(pool.aside[0]) == "row 4: the name 'a' is another candidate's already"
+
+
+def test_results_find_a_candidate_by_the_name_of_its_second_row_and_say_why_one_was_kept_aside(tmp_path):
+    pytest.importorskip("rdkit")
+    pool = read(tmp_path, "id,smiles,y\na,CCO,1\nb,OCC,\nc,CCC,<1E-10\n")
+    (tmp_path / "results.csv").write_text("id,y\nb,2\nc,3\nd,4\n", encoding="utf-8")
+    entries, aside = read_results(tmp_path / "results.csv", pool, CampaignConfig.of(Y))
+    assert [(row, each.candidate) for row, each in entries] == [(2, "a")]
+    assert [each.reason for each in aside] == [
+        "unknown candidate 'c'; the pool's row 4: y: '<1E-10' is a bound, expected a number, so it was kept aside",
+        "unknown candidate 'd'; it is not in the pool",
+    ]
 
 
 def test_packed_semicolons_and_byte_order_mark(tmp_path):

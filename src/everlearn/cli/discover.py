@@ -83,7 +83,7 @@ def discover(
         config = CampaignConfig.of({
             "targets": [_target(text, minimise) for text in target], "inputs": inputs, "column": column,
             "identity": name, "ignore": ignore or [], "limits": [_limit(text) for text in limit or []], "cost": cost,
-            "structures": structures, "stability": stability, "batch": batch or 8, "seed": seed,
+            "structures": structures, "stability": stability, "batch": 8 if batch is None else batch, "seed": seed,
         })  # fmt: skip
         campaign = Campaign.create(run, source, config)
     with campaign:

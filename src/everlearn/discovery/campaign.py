@@ -24,7 +24,7 @@ from everlearn.discovery.neighbours import neighbours_of
 from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_pool
 from everlearn.discovery.reason import Reason
 from everlearn.discovery.reasons import explain
-from everlearn.discovery.results import measurements, read_results
+from everlearn.discovery.results import measurements, read_results, unknown
 from everlearn.discovery.search import Proposal, Search
 from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
@@ -276,7 +276,7 @@ class Campaign:
         for row, each in entries:
             name = self.pool.find({"candidate": each.candidate})
             if name is None:
-                aside.append(Aside(row, f"unknown candidate {each.candidate!r}; it is not in the pool"))
+                aside.append(Aside(row, unknown(self.pool, each.candidate)))
             elif any(value is not None and not math.isfinite(value) for value in each.values):
                 aside.append(Aside(row, f"{name} has a value that is not finite"))
             else:

@@ -70,6 +70,8 @@ class Pool:
         How the input columns are read, where the inputs are columns.
     same : dict
         Name of the candidate that a name, or an input however it is written, stands for.
+    refused : dict
+        Why the row of a name or an input as written was kept aside.
     """
 
     inputs: Inputs
@@ -82,6 +84,7 @@ class Pool:
     aside: list[Aside] = field(default_factory=list)
     columns: list[Column] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Aside] = field(default_factory=dict)
 
     def extend(self, texts: Sequence[str]) -> list[Candidate]:
         """Add candidates that no table lists, by SMILES or formula; what is there already is passed over."""
@@ -225,16 +228,21 @@ def _enter(pool: Pool, first: dict[str, tuple[int, Candidate]], row: int, cells:
                 column.number(cells)
     except ValueError as error:
         pool.aside.append(Aside(row, str(error)))
+        for text in (cells.get(named or "", "").strip() for named in (pool.identity, pool.column)):
+            if text:
+                pool.refused.setdefault(text, pool.aside[-1])
         return
     known = any(value is not None for value in values)
+    name = cells[pool.identity].strip() if pool.identity else ""
     if key in first:
         earlier, candidate = first[key]
         if known:
             pool.measured.append(Measurement(candidate.name, values))
-        kept = "its value counts as a repeat" if known else "kept aside"
+        kept = "its value counts as a repeat" if known else "it is listed once"
         pool.aside.append(Aside(row, f"the same candidate as row {earlier}; {kept}"))
+        if name:
+            pool.same.setdefault(name, candidate.name)
         return
-    name = cells[pool.identity].strip() if pool.identity else ""
     if name in pool.same:
         pool.aside.append(Aside(row, f"the name {name!r} is another candidate's already"))
         return

@@ -36,6 +36,13 @@ def measurements(
     return found
 
 
+def unknown(pool: Pool, shown: str) -> str:
+    """Why a candidate that results speak of is none of the pool's."""
+    if shown in pool.refused:
+        return f"unknown candidate {shown!r}; the pool's {pool.refused[shown]}, so it was kept aside"
+    return f"unknown candidate {shown!r}; it is not in the pool"
+
+
 def read_results(file: Path, pool: Pool, config: CampaignConfig) -> tuple[list[tuple[int, Measurement]], list[Aside]]:
     """Measurements of a CSV with their rows, and the rows that cannot be used.
 
@@ -58,8 +65,8 @@ def read_results(file: Path, pool: Pool, config: CampaignConfig) -> tuple[list[t
     for row, cells in rows:
         candidate = pool.find(cells)
         if candidate is None:
-            shown = next((cells[name] for name in named if cells[name].strip()), "")
-            aside.append(Aside(row, f"unknown candidate {shown!r}; it is not in the pool"))
+            shown = next((cells[name].strip() for name in named if cells[name].strip()), "")
+            aside.append(Aside(row, unknown(pool, shown)))
             continue
         try:
             values = values_of(cells, pool.units)

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
 from everlearn.discovery.acquisition import believer_batch, border, normal_scores, spread_batch
-from everlearn.discovery.config import CampaignConfig, Limit
+from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.ensemble import Ensemble, forest_table
 from everlearn.discovery.features import Array, Features, Rows
 from everlearn.discovery.featurisers import featuriser_of
-from everlearn.discovery.numbers import common_unit, missing, number
+from everlearn.discovery.limits import Limits
 from everlearn.discovery.pareto import undominated, weighed
 from everlearn.discovery.pool import Measurement, Pool
 from everlearn.discovery.scores import Scores
@@ -81,6 +80,7 @@ class Search:
         self.features: Features = self.featuriser.pool
         self.row = {candidate.name: i for i, candidate in enumerate(pool.candidates)}
         self.signs = np.array([-1.0 if target.minimise else 1.0 for target in config.targets])
+        self.limits = Limits(pool, config)
         self._table = forest_table(self.features)
         self._surrogates: dict[int, Ensemble] = {}
         self._learned: str | None = None
@@ -131,11 +131,7 @@ class Search:
         """Pool rows that are neither tried nor decided on, and keep the limits on the pool's columns."""
         free = np.ones(len(self.features), dtype=bool)
         free[self.tried + self._out] = False
-        targets = {target.name for target in self.config.targets}
-        for limit in self.config.limits:
-            if limit.column not in targets:
-                free &= _keeps(self._column(limit.column), limit)
-        return np.flatnonzero(free)
+        return np.flatnonzero(free & self.limits.kept)
 
     def propose(self, n: int) -> list[Proposal]:
         """The next n candidates; fewer where no more are open."""
@@ -177,7 +173,7 @@ class Search:
 
     def notes(self) -> list[str]:
         """What a person should know before trusting the batch."""
-        found = []
+        found = list(self.limits.notes)
         for k, target in enumerate(self.config.targets):
             values = {float(np.mean(each)) for each in self.known[k].values()}
             if len(values) == 1 and len(self.known[k]) > 1:
@@ -264,7 +260,7 @@ class Search:
 
     def _bonus(self, rows: Rows) -> Array:
         """Log probability that limits on targets are kept, minus log cost."""
-        bonus = np.zeros(len(rows))
+        bonus = -self.limits.log_cost[rows]
         names = [target.name for target in self.config.targets]
         for limit in self.config.limits:
             if limit.column in names and names.index(limit.column) in self._surrogates:
@@ -274,9 +270,6 @@ class Search:
                 upward = (limit.sign == ">=") == (self.signs[k] > 0)
                 side = (z - edge) / np.sqrt(deviation**2 + self._surrogates[k].noise)
                 bonus += norm.logcdf(side if upward else -side)
-        if self.config.cost:
-            cost = self._column(self.config.cost)[rows]
-            bonus -= np.log(np.where(cost > 0, cost, np.nanmedian(cost[cost > 0]) if (cost > 0).any() else 1.0))
         return bonus
 
     def _chance(self, outlooks: dict[str, list[Outlook]], i: int) -> float | None:
@@ -284,11 +277,6 @@ class Search:
             return None
         each = outlooks[self.config.targets[0].name][i]
         return float(norm.sf((float(self.z(0).max()) - each.z) / max(each.deviation, 1e-9)))
-
-    def _column(self, name: str) -> Array:
-        texts = [candidate.cells.get(name, "") for candidate in self.pool.candidates]
-        unit = common_unit(texts)
-        return np.array([_number(text, unit) for text in texts])
 
     def _proposal(self, row: int, outlook: dict[str, Outlook], chance: float | None, why: str) -> Proposal:
         candidate = self.pool.candidates[row]
@@ -302,14 +290,3 @@ def _part(z: Array) -> Rows:
     order = np.argsort(-z, kind="stable")
     rest = order[_FIT // 2 :]
     return np.concatenate([order[: _FIT // 2], rest[np.linspace(0, len(rest) - 1, _FIT // 2).round().astype(int)]])
-
-
-def _keeps(values: Array, limit: Limit) -> NDArray[np.bool_]:
-    return values <= limit.bound if limit.sign == "<=" else values >= limit.bound
-
-
-def _number(text: str, unit: str) -> float:
-    try:
-        return float("nan") if missing(text) else number(text, unit)
-    except ValueError:
-        return float("nan")

@@ -142,7 +142,8 @@ def _print(
         ]
         shown += [] if proposal.chance is None else [f"beats the best: {proposal.chance:.0%}"]
         shown += [stabilities[proposal.candidate].words()] if proposal.candidate in stabilities else []
-        say(f"[bold]{i + 1}.[/] {escape(proposal.candidate)}", soft_wrap=True)
+        named = "" if proposal.text == proposal.candidate else f": {proposal.text}"
+        say(f"[bold]{i + 1}.[/] {escape(proposal.candidate + named)}", soft_wrap=True)
         say(Padding(escape(", ".join(shown) or "unlike those measured"), (0, 0, 0, 3)))
         if why:
             say(Padding(escape(why[i].words), (0, 0, 0, 3)), style="dim")

@@ -87,6 +87,15 @@ def test_a_plan_counts_what_the_code_does(layout):
     assert found.ratio == pytest.approx(1, abs=0.1)
 
 
+def test_a_plan_of_experts_counts_that_each_process_has_a_part_of_every_one():
+    shape = ModelShape("mixture", 8, 256, 8, 1024, 512, 64, gated=True, tied=False,
+                       experts=8, top_k=2, expert_ffn=512, shared_ffn=512)  # fmt: skip
+    layout = PlanLayout(dp=8, tp=2, ep=4, zero=1, global_batch=16)
+    rows = {(row.kind, row.dimension): row for row in trace_plan(predict(shape, layout, load_cluster("h100:16"))).rows}
+    for key in ("all_to_all", "ep"), ("reduce_scatter", "dp"), ("all_gather", "dp"), ("all_gather", "tp"):
+        assert rows[key].planned_bytes == pytest.approx(rows[key].bytes, rel=0.1), rows[key]
+
+
 def test_what_cannot_be_traced_is_refused():
     with pytest.raises(SettingError, match="does not fill 6 processes"):
         dry_run(SMALL, Layout(tp=4), 6)

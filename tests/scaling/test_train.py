@@ -149,6 +149,30 @@ def test_a_loss_that_is_not_finite_goes_back_and_leaves_the_batch_out(tiny, tmp_
     assert drawn == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
 
 
+def test_a_spike_goes_back_too(tiny, tmp_path):
+    made = training(tiny(train={"steps": 30, "spike": 1.0}), tmp_path / "run")
+    ruined = []
+
+    def ruin(moment):
+        if moment.step == 27 and not ruined:
+            ruined.append(moment.loss)
+            with torch.no_grad():
+                made.engine.stages[0].norm.weight.mul_(-30)  # finite, and wrong about every token
+
+    made.run(ruin)
+    assert made.state.step == 30
+    assert made.state.skipped == [27]
+    journal = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    assert sum("back to step 25, without batch 27" in entry["note"] for entry in journal) == 1
+    assert journal[-1]["loss"] < ruined[0] + 1.0
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(tiny, tmp_path):
+    plain = pretrain(tiny(), tmp_path / "a")
+    assert pretrain(tiny(layout={"compile": True}), tmp_path / "b") == pytest.approx(plain, rel=1e-4)
+
+
 def test_a_learning_rate_that_ruins_all_is_told(tiny, tmp_path):
     with pytest.raises(RunError, match="lower the learning rate or look at the data"):
         pretrain(tiny(optimiser={"lr": 1e18, "clip": 0.0}), tmp_path / "run")

@@ -60,8 +60,8 @@ class Comparison:
 def trace_plan(plan: Plan) -> Comparison:
     """Trace one step of a plan's layout with the code that `everlearn pretrain` runs, as its first rank.
 
-    The plan is counted for that code: gradients are reduced in float32, and inputs that sequence parallelism gathered
-    are kept for the backward pass.
+    The plan is counted for that code: gradients are reduced in float32, inputs that sequence parallelism gathered are
+    kept for the backward pass, and tensor parallelism cuts every expert.
 
     Raises
     ------

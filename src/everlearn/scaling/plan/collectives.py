@@ -107,7 +107,8 @@ def step_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Co
     tokens = layout.micro_batch * shape.seq_len / layout.cp
     passes = 3 if layout.recompute == "full" else 2
     if layout.ep > 1:
-        rows = 2.0 * tokens / layout.tp * shape.top_k * (shape.latent or shape.hidden)
+        held = tokens if stack.splits_experts else tokens / layout.tp
+        rows = 2.0 * held * shape.top_k * (shape.latent or shape.hidden)
         count = round(2 * passes * (shape.moe_layers + shape.mtp) * share) * micro
         found.append(Collective("all_to_all", "ep", layout.ep, rows, count))
     if layout.cp > 1:
@@ -124,7 +125,9 @@ def step_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Co
 def gradient_collectives(shape: ModelShape, layout: Layout, stack: Stack) -> list[Collective]:
     """Reduction of gradients, and gathers of what ZeRO shards; experts apart, over fewer devices."""
     found = []
-    for parameters, size in zip(weights_of(shape, layout), (layout.dp * layout.cp, expert_replicas(layout))):
+    dense, experts = weights_of(shape, layout)
+    parts = layout.tp if stack.splits_experts else 1
+    for parameters, size in (dense, layout.dp * layout.cp), (experts / parts, expert_replicas(layout) // parts):
         if size < 2 or not parameters:
             continue
         grads, weights = stack.gradient_bytes * parameters, 2.0 * parameters

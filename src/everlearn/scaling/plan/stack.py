@@ -47,6 +47,9 @@ class Stack:
         Buffers in which gradients are reduced and weights gathered.
     regathers : bool
         Inputs that sequence parallelism gathers are gathered again in the backward pass rather than kept.
+    splits_experts : bool
+        Tensor parallelism cuts every expert and sends each process's tokens whole, rather than the other way round;
+        counted in collectives only.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Stack:
     regathers: bool = True
     attention_share: float = 1.0
     frozen: bool = False
+    splits_experts: bool = False
 
 
 MODERN = Stack("modern")
@@ -92,7 +96,7 @@ EAGER = Stack("eager", norm_passes=4.0, activation_passes=1.7, fused_loss=False,
 # The same of GPT: LayerNorm and GELU have kernels of their own in PyTorch, residuals and casts stay.
 EAGER_GPT = replace(EAGER, name="eager-gpt", norm_passes=2.0, activation_passes=1.0)
 # What `everlearn pretrain` runs.
-PRETRAIN = replace(EAGER, name="pretrain", gradient_bytes=4, regathers=False, overlap_tensor=0.0)
+PRETRAIN = replace(EAGER, name="pretrain", gradient_bytes=4, regathers=False, overlap_tensor=0.0, splits_experts=True)
 MEGATRON_2021 = Stack(
     "megatron-2021",
     fused_attention=False,

@@ -79,8 +79,42 @@ def test_predict_explain_review_learn_undo(served, pictures):
         raise AssertionError("the class that was taken back is still predicted")
 
 
+def written(client):
+    """The log of predictions, once all of it is in the journal."""
+    desk = client.app.state.desk
+    for _ in range(600):
+        if desk.db.value("SELECT COUNT(*) FROM predictions") == desk.log.count:
+            break
+        time.sleep(0.1)
+    return [tuple(row) for row in desk.db.rows("SELECT what, version, label FROM predictions ORDER BY number")]
+
+
+def test_each_prediction_records_its_version(served, pictures):
+    before, file = len(written(served)), png(pictures[0][4])
+    case = served.post("/api/v1/cases", files={"file": file}).json()
+    asked = [
+        (case["id"], case["score"]),
+        ("sent", served.post("/api/v1/predict", files={"files": file}).json()),
+        ("sent", served.post("/api/v1/explain", files={"file": file}, data={"method": "grad_cam"}).json()),
+        (case["id"], served.get(f"/api/v1/cases/{case['id']}").json()["score"]),
+        (case["id"], served.get(f"/api/v1/cases/{case['id']}/explanation?method=grad_cam").json()),
+    ]
+    said = [
+        (what, found["version"], (found["predictions"][0] if "predictions" in found else found)["label"])
+        for what, found in asked
+    ]
+    assert written(served)[before:] == said
+
+
 def test_the_lists_and_figures(served):
-    assert served.get("/api/v1/worklist", params={"order": "novelty", "limit": 3}).json()["total"] > 3
+    for order in ("novelty", "doubt"):
+        for _ in range(600):
+            cases = served.get("/api/v1/worklist", params={"order": order, "limit": 1000}).json()["cases"]
+            if all(case["score"] for case in cases):
+                break
+            time.sleep(0.1)
+        values = [case["score"][order] for case in cases]
+        assert len(set(values)) > 3 and values == sorted(values, reverse=True)
     page = served.get("/api/v1/memory", params={"label": "1", "limit": 5}).json()
     assert {line["label"] for line in page["samples"]} == {"1"}
     picture = served.get(f"/api/v1/memory/{page['samples'][0]['id']}/picture")

@@ -121,6 +121,10 @@ def kill_and_check(path, kills, clients, seed=0, pause=0.5):
     return len(acknowledged)
 
 
+def test_one_kill_loses_nothing(run_path):
+    assert kill_and_check(run_path, kills=1, clients=2, pause=0.2) > 0
+
+
 @pytest.mark.slow
 def test_every_acknowledged_review_is_learned_exactly_once(run_path):
     assert kill_and_check(run_path, kills=3, clients=4) > 0

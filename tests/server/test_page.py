@@ -1,5 +1,6 @@
 """The page in a real Chromium: look, correct, see it learned; every control."""
 
+import io
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="serving is an extra")
 
@@ -151,6 +153,75 @@ def test_keys_work_through_the_list(page, address):
     page.wait_for_selector("#why:not([aria-busy]) .pill")
     page.keyboard.press("a")
     page.wait_for_selector("#said-back.good")
+    assert page.faults == []
+
+
+def test_every_key_and_the_buttons_beside(page, address):
+    first_case(page, address)
+    page.keyboard.press("Escape")
+    for key, focused in (("c", "label"), ("w", "new-label"), ("t", "note"), ("2", "label")):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == focused
+        page.keyboard.press("Escape")
+    for key, box in (("b", "#box-on"), ("k", "#contours"), ("i", "#invert"), ("h", "#heat-on")):
+        before = page.is_checked(box)
+        page.keyboard.press(key)
+        assert page.is_checked(box) != before
+    plain = pixels(page)
+    for side, value in (("x", 10), ("y", 20), ("width", 30), ("height", 200)):
+        page.fill(f"#box-{side}", str(value))
+    page.keyboard.press("Escape")
+    drawn = pixels(page)
+    page.click("#box-clear")
+    assert plain == pixels(page) != drawn and page.input_value("#box-x") == ""
+    page.keyboard.press("+")
+    assert page.input_value("#zoom") == "125"
+    page.keyboard.press("-")
+    page.locator("#stage").hover()
+    page.mouse.wheel(0, -100)
+    playwright.expect(page.locator("#zoom")).to_have_value("115")
+    page.keyboard.press("?")
+    assert page.locator(".keys").get_attribute("open") is not None
+    page.click("#unsure")
+    page.wait_for_selector("#said-back.good")
+    assert "unsure" in page.inner_text("#said-back")
+    page.click("#undo")
+    playwright.expect(page.locator("#said-back")).to_contain_text("taken back")
+    assert page.faults == []
+
+
+def test_a_picture_is_added_accepted_sorted_and_rolled_back(page, address, pictures):
+    file = io.BytesIO()
+    Image.fromarray(pictures[0][3][0].numpy()).save(file, "PNG")
+    page.goto(address)
+    page.set_input_files("#send-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.wait_for_selector("#send-said.bad")
+    assert "not a picture" in page.inner_text("#send-said")
+    assert len(page.faults) == 1 and "422" in page.faults.pop()
+    page.set_input_files("#send-file", {"name": "a.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    page.wait_for_url("**/case/u*")
+    page.wait_for_selector("#why:not([aria-busy]) .pill")
+    before = int(page.inner_text("#version"))
+    page.click("#accept")
+    page.wait_for_selector("#said-back.good")
+    assert "kept for checking" in page.inner_text("#said-back") or int(page.inner_text("#version")) > before
+    page.goto(address)
+    assert page.locator("a.case-link", has_text="sent 1").count() == 0
+    page.select_option("select[name=show]", "all")
+    page.wait_for_url("**show=all*")
+    assert "Accept" in page.locator("tr", has_text="sent 1").inner_text()
+    for order, column in (("novelty", 5), ("doubt", 4)):
+        page.select_option("select[name=order]", order)
+        page.wait_for_url(f"**order={order}*")
+        shown = page.locator(f"tbody td:nth-child({column})").all_inner_texts()
+        values = [float(text) for text in shown if text.strip()]  # empty where it is not scored yet
+        assert values and values == sorted(values, reverse=True)
+    page.goto(address + "/dashboard")
+    first = page.locator("[data-serve]").last.get_attribute("data-serve")
+    page.locator("[data-serve]").last.click()
+    playwright.expect(page.locator("tr.in-service td:first-child")).to_have_text(first, timeout=60_000)
+    page.wait_for_load_state("load")
+    assert page.inner_text("#version") == first
     assert page.faults == []
 
 

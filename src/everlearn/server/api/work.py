@@ -50,7 +50,10 @@ def explain(
 ) -> schemas.Explained:
     """Why: heat map, words, remembered cases, and how faithful the map was measured to be."""
     picture = torch.from_numpy(desk.cases.read(file.file.read())[0])
-    return explained(desk, "", picture, target, method)
+    found = explained(desk, "", picture, target, method)
+    if target is None:
+        desk.log.add(who.name, "sent", found.version, found.label, found.probability)
+    return found
 
 
 @work.post("/cases", status_code=201)
@@ -59,6 +62,7 @@ def send_case(desk: TheDesk, who: Who, file: Annotated[UploadFile, File()]) -> s
     who.needs("reviewer")
     case = desk.cases.add(file.file.read())
     score = desk.worklist.score(case)
+    desk.log.add(who.name, case.id, score.version, score.label, score.probability)
     desk.worklist.tell()
     return schemas.CaseLine(
         id=case.id, name=case.name, patient=case.patient, score=scored(score), verdict=None, label=None
@@ -122,7 +126,10 @@ def case_explanation(
     method: Annotated[str, Query(max_length=40)] = "sise",
 ) -> schemas.Explained:
     """Why, for a case."""
-    return explained(desk, id, desk.cases.picture(id), target, method)
+    found = explained(desk, id, desk.cases.picture(id), target, method)
+    if target is None:
+        desk.log.add(who.name, id, found.version, found.label, found.probability)
+    return found
 
 
 @work.post("/reviews", status_code=201)

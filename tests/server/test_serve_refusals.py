@@ -35,7 +35,10 @@ def test_a_certificate_that_cannot_be_used_is_refused(run_path, tmp_path):
     for given, line in (
         ({"key": tmp_path / "no.pem"}, "--key is given without --certificate"),
         ({"certificate": tmp_path / "nothing.pem"}, "nothing.pem: No such file or directory; expected PEM files"),
-        ({"certificate": tmp_path / "no.pem", "key": tmp_path / "no.pem"}, "expected PEM files"),
+        (
+            {"certificate": tmp_path / "no.pem", "key": tmp_path / "no.pem"},
+            "no.pem: they are not in PEM, or not a pair",
+        ),
     ):
         with pytest.raises(SettingError, match=line) as told:
             serve(run_path, port=8999, **given)

@@ -144,8 +144,8 @@ def _check_tls(certificate: Path | None, key: Path | None) -> None:
         return
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        said = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    except OSError as error:  # ssl.SSLError is one
+        said = "they are not in PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
         raise SettingError(
             f"cannot use the certificate {certificate}{f' with the key {key}' if key else ''}: {said}; expected PEM "
             "files of a certificate and its key"

@@ -1,8 +1,9 @@
 """What a learning step costs: a bare PyTorch loop, ER and ASER side by side, at CIFAR-10's size with a full memory.
 
-    python benchmarks/step_cost.py [--rounds 30] [--memory 1000] [--json FILE]
+    python benchmarks/step_cost.py [--rounds 15] [--memory 1000] [--json FILE]
 
-The three take turns, so that a machine whose speed drifts slows all alike; medians and their ratios are printed.
+ASER comes with each way of scoring. All take turns, so that a machine whose speed drifts slows all alike; medians and
+their ratios are printed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from everlearn.data import Batch
 from everlearn.learners import ASER, ER, Learner
 from everlearn.models import build_model
 
-TURN = 8  # steps of a turn: as many as ASER keeps its candidates for, so that each turn pays for them once
+TURN = 16  # steps of a turn: a multiple of those that ASER keeps its candidates for, so that each turn pays alike
 
 
 def batches(seed: int) -> Callable[[], Batch]:
@@ -71,17 +72,20 @@ def learner_step(learner: Learner, memory: int) -> Callable[[Batch], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--memory", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     er = ER(build_model("slim_resnet18"), memory=args.memory)
-    aser = ASER(build_model("slim_resnet18"), memory=args.memory)
     steps = {
         "bare loop": bare_loop(er.bfloat16),
         "er": learner_step(er, args.memory),
-        "aser": learner_step(aser, args.memory),
     }
+    for scoring in ("free", "cached", "exact"):
+        settings = {"scoring": scoring} if scoring != "exact" else {"scoring": scoring, "candidates": 90}
+        steps[f"aser {scoring}"] = learner_step(
+            ASER(build_model("slim_resnet18"), memory=args.memory, **settings), args.memory
+        )
     draw, seconds = batches(2), {name: [] for name in steps}
     for _ in range(args.rounds):
         batch = draw()
@@ -95,15 +99,13 @@ def main() -> None:
 
 def report(seconds: dict[str, list[float]], args: argparse.Namespace, bfloat16: bool) -> None:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = {
-        "er / bare loop": statistics.median(a / b for a, b in zip(seconds["er"], seconds["bare loop"])),
-        "aser / er": statistics.median(a / b for a, b in zip(seconds["aser"], seconds["er"])),
-    }
+    pairs = [("er", "bare loop"), *((name, "er") for name in seconds if name.startswith("aser"))]
+    ratios = {f"{a} / {b}": statistics.median(x / y for x, y in zip(seconds[a], seconds[b])) for a, b in pairs}
     for name, median in medians.items():
         low, high = min(seconds[name]), max(seconds[name])
-        print(f"{name:10} {1000 * median:7.1f} ms a step   ({1000 * low:.1f} … {1000 * high:.1f})")
+        print(f"{name:12} {1000 * median:7.1f} ms a step   ({1000 * low:.1f} … {1000 * high:.1f})")
     for name, ratio in ratios.items():
-        print(f"{name:16} {ratio:.2f}")
+        print(f"{name:17} {ratio:.2f}")
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {'bfloat16' if bfloat16 else 'float32'}"
     print(f"memory {args.memory}, {args.rounds} rounds in turn; torch {torch.__version__}, {machine}")
     if args.json:

@@ -119,7 +119,7 @@ def erase(reviews: Reviews, found: Found, actor: str) -> dict[str, Any]:
 
 def unlearn_reviews(reviewing: Reviewing, found: Found) -> int:
     """Take up the last state that had not seen the reviews, learn the others again, and delete every state that had."""
-    had = _states_with(reviewing.reviews, set(found.reviews))
+    had, there = _states_with(reviewing.reviews, set(found.reviews)), reviewing.run.versions.there()
     steps = [row["step"] for row in reviewing.reviews.learned() if row["review"] in set(found.reviews)]
     if steps:
         reviewing.branch_before(min(steps), "reviews were forgotten")
@@ -133,7 +133,7 @@ def unlearn_reviews(reviewing: Reviewing, found: Found) -> int:
     for step in checkpoints.steps(reviewing.run.path / "checkpoints"):
         if step != current:  # an older one may have learned them on a branch that was left
             checkpoints.drop(reviewing.run.path / "checkpoints", step)
-    return len(had)
+    return len(set(had) & set(there))
 
 
 def relearn_stream(run: Run, reviews: Reviews, show: Callable[[Moment], None] | None = None) -> None:

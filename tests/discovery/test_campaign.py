@@ -29,6 +29,17 @@ def test_it_finds_the_best(begin, columns):
     pytest.fail("18 of 60 experiments did not find the best recipe")
 
 
+def test_every_eighth_measurement_is_for_what_it_tells(begin, columns):
+    campaign = begin(columns, inputs="columns")
+    measured = len(campaign.search.known[0])
+    proposals = campaign.ask(16)
+    assert [each.why for each in proposals] == ["improve"] * 14 + ["learn"] * 2
+    assert len(set(names(proposals))) == 16
+    assert campaign.explain(proposals[-1:])[0].words.startswith("Chosen for what it tells of the other candidates")
+    turn = [each.why for each in campaign.ask(8 - measured % 8)]  # counted on from what is measured
+    assert turn.count("learn") == 1 and "learn" not in {each.why for each in campaign.ask(7 - measured % 8)}
+
+
 def test_ask_depends_on_the_seed_and_what_was_told_alone(begin, columns):
     one, other = begin(columns, "one", inputs="columns"), begin(columns, "other", inputs="columns")
     assert names(one.ask()) == names(one.ask()) == names(other.ask())

@@ -13,6 +13,7 @@ from everlearn.discovery.acquisition import (
     log_expected_improvement,
     normal_scores,
     spread_batch,
+    telling_row,
 )
 from everlearn.discovery.features import Block, Features, Scale
 from everlearn.discovery.surrogate import Settings, Surrogate
@@ -125,6 +126,21 @@ def test_a_batch_does_not_ask_what_is_being_measured():
     (first,) = believer_batch(surrogate, rows, np.zeros(39), 0.0, 1)
     (second,) = believer_batch(surrogate, np.setdiff1d(rows, first), np.zeros(38), 0.0, 1, [first])
     assert [first, second] == believer_batch(surrogate, rows, np.zeros(39), 0.0, 2) and abs(second - first) > 5
+
+
+def test_what_tells_most_leaves_least_variance(features):
+    """Against measuring each in turn: the sum of the variances of all that is not measured."""
+    surrogate = Surrogate(features)
+    known, rows, pending = list(range(8)), np.arange(8, 36), [36, 37]
+    surrogate.fit(known, np.sin(np.arange(8.0)))
+    chosen = telling_row(surrogate, rows, np.zeros(28), pending, np.random.default_rng(0))
+    left = []
+    for row in rows:
+        seen = [*known, *pending, int(row)]
+        left.append((surrogate.fitted_to(seen, np.zeros(len(seen))).predict(rows)[1] ** 2).sum())
+    assert chosen == rows[int(np.argmin(left))] and np.ptp(left) > 0.1
+    costly = np.where(rows == chosen, -9.0, 0.0)
+    assert telling_row(surrogate, rows, costly, pending, np.random.default_rng(0)) != chosen
 
 
 def test_as_many_are_expected_above_the_border_as_wanted():

@@ -20,6 +20,7 @@ from everlearn.discovery import Campaign, CampaignConfig
 from everlearn.errors import SettingError
 from everlearn.runs.database import SQLite
 from everlearn.server.discovery_app import create_discovery_app
+from everlearn.server.discovery_words import reasons_in
 from everlearn.server.security import Tokens
 from everlearn.server.settings import Settings
 
@@ -82,6 +83,13 @@ def test_from_the_first_batch_to_the_second(client, run):
     page = shown(client, "/")
     assert "Accepted earlier" in page and "Rejected: not proposed again" in page
     assert client.post("/api/v1/decisions", json={"candidate": names[1], "verdict": "undo"}).json()["verdict"] is None
+
+
+def test_what_a_candidate_tells_is_said_in_korean_too(client):
+    (first, *_) = batch(client)["proposals"]
+    assert first["why"] == "improve"
+    plain, telling = (reasons_in("ko", first | {"why": why}, {"y": "mV"}) for why in ("improve", "learn"))
+    assert plain.startswith("예상 y") and telling.endswith(plain) and telling.startswith("그 자체의 값이 아니라")
 
 
 def test_a_result_can_be_taken_back(client):

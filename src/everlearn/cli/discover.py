@@ -144,6 +144,7 @@ def _print(
         shown += [stabilities[proposal.candidate].words()] if proposal.candidate in stabilities else []
         named = "" if proposal.text == proposal.candidate else f": {proposal.text}"
         say(f"[bold]{i + 1}.[/] {escape(proposal.candidate + named)}", soft_wrap=True)
+        shown += ["chosen for what it tells of the others"] if proposal.why == "learn" else []
         say(Padding(escape(", ".join(shown) or "unlike those measured"), (0, 0, 0, 3)))
         if why:
             say(Padding(escape(why[i].words), (0, 0, 0, 3)), style="dim")

@@ -1,7 +1,8 @@
 """Which candidates to measure next: expected improvement, and batches that do not ask the same thing twice.
 
 Log expected improvement in a form that does not underflow: Ament et al. 2023, *Unexpected Improvements to Expected
-Improvement for Bayesian Optimization* (arXiv 2310.20708). Batches: Ginsbourger et al. 2010, the Kriging believer.
+Improvement for Bayesian Optimization* (arXiv 2310.20708). Batches: Ginsbourger et al. 2010, the Kriging believer. What
+tells most of the pool: Cohn, Ghahramani & Jordan 1996, *Active Learning with Statistical Models*, JAIR 4.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from everlearn.discovery.features import Array, Rows
 from everlearn.discovery.surrogate import Surrogate
 
 SHORTLIST = 200  # candidates among which a batch is chosen
+SAMPLE = 400  # candidates that stand for the pool where one is chosen for what it tells of the others
 
 
 def normal_scores(values: Array) -> Array:
@@ -99,10 +101,7 @@ def believer_batch(
     score = log_expected_improvement(mean, deviation, level) + bonus
     order = np.argsort(-score, kind="stable")[: max(SHORTLIST, n)]
     rows, mean, bonus = rows[order], mean[order], bonus[order]
-    covariance = surrogate.covariance(np.append(rows, np.asarray(pending, dtype=np.int64)))
-    for i in range(len(rows), len(covariance)):
-        covariance = _told(covariance, i, surrogate.noise)
-    covariance = covariance[: len(rows), : len(rows)]
+    covariance = _covariance(surrogate, rows, pending)
     chosen: list[int] = []
     free = np.ones(len(rows), dtype=bool)
     for _ in range(min(n, len(rows))):
@@ -113,6 +112,27 @@ def believer_batch(
         chosen.append(int(rows[i]))
         covariance = _told(covariance, i, surrogate.noise)
     return chosen
+
+
+def telling_row(
+    surrogate: Surrogate | Ensemble, rows: Rows, bonus: Array, pending: Sequence[int], rng: np.random.Generator
+) -> int:
+    """The row whose measurement makes the others most certain: largest Σⱼ cov(i, j)² / (var(i) + noise), and bonus.
+
+    Parameters are those of `believer_batch`; ``rng`` draws the candidates that stand for the pool.
+    """
+    places = rng.choice(len(rows), min(SAMPLE, len(rows)), replace=False)
+    covariance = _covariance(surrogate, rows[places], pending)
+    gain = (covariance * covariance).sum(1) / (np.diag(covariance) + surrogate.noise)
+    return int(rows[places[int(np.argmax(np.log(gain.clip(min=1e-12)) + bonus[places]))]])
+
+
+def _covariance(surrogate: Surrogate | Ensemble, rows: Rows, pending: Sequence[int]) -> Array:
+    """The covariance of rows once the pending ones are measured."""
+    covariance = surrogate.covariance(np.append(rows, np.asarray(pending, dtype=np.int64)))
+    for i in range(len(rows), len(covariance)):
+        covariance = _told(covariance, i, surrogate.noise)
+    return covariance[: len(rows), : len(rows)]
 
 
 def _told(covariance: Array, i: int, noise: float) -> Array:

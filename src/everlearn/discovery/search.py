@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm  # type: ignore[import-untyped]
 
-from everlearn.discovery.acquisition import believer_batch, border, normal_scores, spread_batch
+from everlearn.discovery.acquisition import believer_batch, border, normal_scores, spread_batch, telling_row
 from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.ensemble import Ensemble, forest_table
 from everlearn.discovery.features import Array, Features, Rows
@@ -22,6 +22,7 @@ from everlearn.discovery.surrogate import Surrogate
 
 _FIT = 256  # measured rows that the surrogate's parameters are fitted on; all are learned from
 _FEWEST = 3  # distinct candidates with distinct values, below which nothing can be learned
+_EVERY = 8  # measurements, of which one is chosen for what it tells of the pool, not for its own value
 _INTERVAL = float(norm.ppf(0.9))  # an 80 % interval
 
 
@@ -51,7 +52,8 @@ class Proposal:
     chance : float or None
         Probability that it beats the best measured one (of the first target).
     why : str
-        ``"spread"`` while nothing is learned, ``"improve"`` after.
+        ``"spread"`` while nothing is learned, ``"improve"`` after, ``"learn"`` of one chosen for what it tells of the
+        pool.
     """
 
     candidate: str
@@ -141,14 +143,34 @@ class Search:
         if not self._surrogates:
             chosen = spread_batch(Surrogate(self.features), rows, self.tried + self.pending, n, self.config.seed)
             return [self._proposal(row, {}, None, "spread") for row in chosen]
-        chosen = self._pareto(rows, n) if len(self._surrogates) > 1 else self._best(rows, n)
-        outlooks = self.outlook(chosen)
+        to_learn = self._turns(n)
+        find = self._pareto if len(self._surrogates) > 1 else self._best
+        chosen = find(rows, n - to_learn)
+        learn = self._telling(rows, chosen, to_learn)
+        outlooks = self.outlook(chosen + learn)
         return [
             self._proposal(
-                row, {name: each[i] for name, each in outlooks.items()}, self._chance(outlooks, i), "improve"
+                row, {name: each[i] for name, each in outlooks.items()}, self._chance(outlooks, i),
+                "learn" if row in learn else "improve",
             )
-            for i, row in enumerate(chosen)
-        ]
+            for i, row in enumerate(chosen + learn)
+        ]  # fmt: skip
+
+    def _turns(self, n: int) -> int:
+        """How many of the next n measurements are an eighth one."""
+        so_far = len(self.tried) + len(self.pending)
+        return (so_far + n) // _EVERY - so_far // _EVERY
+
+    def _telling(self, rows: Rows, chosen: list[int], n: int) -> list[int]:
+        """n more rows for what they tell of the pool, so that a family that looked bad at first is not forgotten."""
+        rng = np.random.default_rng([self.config.seed, len(self.tried)])
+        model = self._surrogates[next(iter(self._surrogates))]
+        found: list[int] = []
+        for _ in range(n):
+            free = rows[~np.isin(rows, chosen + found)]
+            if len(free):
+                found.append(telling_row(model, free, self._bonus(free), self.pending + chosen + found, rng))
+        return found
 
     def outlook(self, rows: Sequence[int], features: Features | None = None) -> dict[str, list[Outlook]]:
         """What is expected of pool rows, or of rows of other features, by target."""

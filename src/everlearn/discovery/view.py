@@ -33,6 +33,7 @@ def _view(proposal: Proposal, reason: Reason) -> View:
             {"target": name, "value": o.value, "low": o.low, "high": o.high} for name, o in proposal.outlook.items()
         ],
         "chance": proposal.chance,
+        "why": proposal.why,
         "effects": [
             {"name": e.part.name, "value": e.value, "effect": e.effect, "share": e.effect / largest}
             for e in reason.effects

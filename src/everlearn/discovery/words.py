@@ -42,6 +42,8 @@ def _expectation(search: Search, proposal: Proposal, reason: Reason, k: int) -> 
     o = proposal.outlook[target.name]
     shown = f"{number(o.value)}{' ' + unit if unit else ''}"
     head = f"Expected {target.name} {shown} (80 % interval {number(o.low)} to {number(o.high)})"
+    if proposal.why == "learn":
+        head = f"Chosen for what it tells of the other candidates, not for its own value. {head}"
     if not reason.effects:
         return f"{head}; it has no parts to take out."
     best = reason.effects[0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 DISCOVERY_TEXTS = {
     "batch": ("Batch", "제안 목록"),
     "results": ("Results", "측정 결과"),
+    "batch_first": ("Measure next", "다음에 측정할 후보"),
     "batch_number": ("Measure next: batch {0}", "다음에 측정할 후보: {0}차"),
     "measured_of": ("{0} of {1} candidates measured", "후보 {1}개 중 {0}개 측정됨"),
     "wanted_small": ("small {0} wanted", "{0}: 작을수록 좋음"),

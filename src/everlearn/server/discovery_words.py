@@ -13,7 +13,10 @@ def reasons_in(language: str, view: View, units: dict[str, str]) -> str:
         return str(view["words"])
     if not view["expected"]:
         return "아직 학습한 것이 없어, 측정된 후보와 다르고 서로 다른 후보를 골랐습니다."
-    return " ".join([_rests_on(view, units), _measured(view), _trust(view)])
+    said = [_rests_on(view, units), _measured(view), _trust(view)]
+    if view.get("why") == "learn":
+        said.insert(0, "그 자체의 값이 아니라 다른 후보들에 대해 알려 주는 것이 많아 골랐습니다.")
+    return " ".join(said)
 
 
 def _rests_on(view: View, units: dict[str, str]) -> str:

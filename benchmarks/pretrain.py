@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import pretrain_peers
 from everlearn.models.language import Language
@@ -33,101 +32,10 @@ from everlearn.scaling.initialise import initialise
 from everlearn.scaling.pretrain import finished, generate, prepare, pretrain
 from everlearn.scaling.settings import Settings
 from everlearn.scaling.train import Moment
+from pretrain_bare import BATCH, BETAS, CLIP, DECAY, LENGTH, LR, MODEL, VALID, WARMUP, BareLoop
 
 TURN, SEED = 5, 0
-MODEL = {"layers": 7, "hidden": 320, "heads": 5, "ffn": 896, "seq_len": 256, "tied": True}
-LR, BETAS, DECAY, CLIP, WARMUP = 1e-3, (0.9, 0.95), 0.1, 1.0, 100
-BATCH, LENGTH, VALID = 4, 128, 32
 PROMPTS = {"tinyshakespeare": "ROMEO:\n", "wikitext2_valid": " The "}
-
-
-# -- the bare loop: nothing of Everlearn in the model or the step ------------------------------------------------------
-
-
-class BareBlock(nn.Module):
-    def __init__(self, d: int, heads: int, ffn: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.RMSNorm(d, 1e-5)
-        self.q, self.k, self.v, self.o = (nn.Linear(d, d, bias=False) for _ in range(4))
-        self.norm2 = nn.RMSNorm(d, 1e-5)
-        self.gate, self.up = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False)
-        self.down = nn.Linear(ffn, d, bias=False)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        b, s, d = x.shape
-        h = self.norm1(x)
-        q, k, v = (m(h).view(b, s, self.heads, -1).transpose(1, 2) for m in (self.q, self.k, self.v))
-        q, k = turned(q, cos, sin), turned(k, cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.o(y.transpose(1, 2).reshape(b, s, d))
-        h = self.norm2(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h))
-
-
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-class Bare(nn.Module):
-    def __init__(self, vocab: int) -> None:
-        super().__init__()
-        d, heads = MODEL["hidden"], MODEL["heads"]
-        self.embed = nn.Embedding(vocab, d)
-        self.blocks = nn.ModuleList(BareBlock(d, heads, MODEL["ffn"]) for _ in range(MODEL["layers"]))
-        self.norm = nn.RMSNorm(d, 1e-5)
-        angle = torch.arange(LENGTH)[:, None] * 10000.0 ** (-torch.arange(d // heads // 2) / (d // heads // 2))
-        self.cos, self.sin = angle.cos(), angle.sin()
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, self.cos, self.sin)
-        return self.norm(x) @ self.embed.weight.T
-
-
-class BareLoop:
-    """Model, AdamW, clipping, warm-up, a last fifth of decay; ``step`` takes one step."""
-
-    def __init__(
-        self, vocab: int, weights: dict[str, Tensor], batch: Callable[[int], tuple[Tensor, Tensor]], steps: int
-    ) -> None:
-        self.model, self.batch, self.done, self.steps, self.loss = Bare(vocab), batch, 0, steps, math.nan
-        self.model.load_state_dict(renamed(weights))
-        groups = [{"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": DECAY},
-                  {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
-        self.optimiser = torch.optim.AdamW(groups, LR, BETAS, 1e-8, fused=True)
-
-    def step(self) -> float:
-        tokens, labels = self.batch(self.done)
-        decayed = max(0.0, self.done - (self.steps - self.steps // 5)) / max(1, self.steps // 5)
-        for group in self.optimiser.param_groups:
-            group["lr"] = LR * min(1.0, (self.done + 1) / WARMUP, 1 - decayed**0.5)
-        loss = F.cross_entropy(self.model(tokens).flatten(0, 1), labels.flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.done += 1
-        self.loss = loss.item()
-        return self.loss
-
-    def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "done": self.done}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["done"]
-
-    @torch.no_grad()
-    def evaluate(self, valid: Sampler) -> float:
-        losses = []
-        for i in range(VALID):
-            tokens, labels = valid.batch(i, BATCH, slice(0, BATCH))
-            losses.append(F.cross_entropy(self.model(tokens).flatten(0, 1), labels.flatten()).item())
-        return sum(losses) / VALID
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,9 +48,6 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         found[name] = value.clone()
     found.pop("head.weight", None)
     return found
-
-
-# -- taking turns ------------------------------------------------------------------------------------------------------
 
 
 class Turns:
@@ -234,7 +139,7 @@ def beside_peers(args: argparse.Namespace, start: Language, batch: Callable[[int
     for name, peer in pretrain_peers.PEERS.items():
         if name in found:
             continue
-        turns = Turns(BareLoop(vocab, start.state_dict(), batch, args.peer_steps))
+        turns = Turns(BareLoop(vocab, renamed(start.state_dict()), batch, args.peer_steps))
         try:
             told = peer(model, batch, args.peer_steps, turns, args.out / name)
         except ImportError as error:
@@ -271,17 +176,18 @@ def main() -> None:
         return sampler.batch(step, BATCH, slice(0, BATCH))
 
     peers = beside_peers(args, start, batch) if args.peer_steps else {}
-    bare = BareLoop(config.vocab, start.state_dict(), batch, args.steps)
+    bare = BareLoop(config.vocab, renamed(start.state_dict()), batch, args.steps)
     turns = Turns(bare, folder / "bare.pt", args.every)
     loss = pretrain(settings, folder / "run", turns)
     while bare.done < args.steps:
         bare.step()
     model, tokenizer, _ = finished(folder / "run")
     theirs = bare.model.state_dict()
+    valid_batches = (held.batch(i, BATCH, slice(0, BATCH)) for i in range(VALID))
     count = sum(p.numel() for p in start.parameters())
     found: dict[str, Any] = {
         "text": args.text, "parameters": count, "tokens": len(train), "steps": args.steps,
-        "tokens_a_step": BATCH * LENGTH, "valid_loss": loss, "bare_valid_loss": bare.evaluate(held),
+        "tokens_a_step": BATCH * LENGTH, "valid_loss": loss, "bare_valid_loss": bare.evaluate(valid_batches),
         "largest_difference_of_losses": turns.apart,
         "same_weights": all(torch.equal(v, theirs[k]) for k, v in renamed(model.state_dict()).items()),
         **turns.result(), **peers, "seed": SEED, "uniform_loss": math.log(config.vocab), "torch": torch.__version__,

@@ -1,5 +1,12 @@
 """What can go wrong, in one family: a message says what was found, what was expected and what to do."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class EverlearnError(Exception):
     """Base of all errors that Everlearn raises on purpose. The command line prints it in one line and exits with 2."""
@@ -19,3 +26,10 @@ class RunError(EverlearnError):
 
 class ModelError(EverlearnError):
     """A model cannot be built, loaded, or does not fit the data or the method."""
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first setting that does not fit, and why, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"setting {where} is {first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}"

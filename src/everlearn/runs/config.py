@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everlearn.errors import RunError, SettingError
+from everlearn.errors import RunError, SettingError, first_fault
 
 
 class _Part(BaseModel):
@@ -102,7 +102,7 @@ class Config(_Part):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise SettingError(_one_line(error)) from error
+            raise SettingError(first_fault(error)) from error
 
     @classmethod
     def load(cls, file: Path) -> Config:
@@ -122,14 +122,8 @@ class Config(_Part):
         except tomllib.TOMLDecodeError as error:
             raise RunError(f"cannot read {file}: {error}") from error
         except ValidationError as error:
-            raise RunError(f"{file}: {_one_line(error)}") from error
+            raise RunError(f"{file}: {first_fault(error)}") from error
 
     def dump(self) -> str:
         """The text of ``config.toml``."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"setting {where} is {first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everlearn.errors import SettingError
+from everlearn.errors import SettingError, first_fault
 from everlearn.models.language import LanguageConfig
 from everlearn.scaling.plan.config import ModelShape, load_shape
 
@@ -138,9 +138,7 @@ class Settings(_Part):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SettingError(f"setting {where} is {first['input']!r}: {first['msg']}") from error
+            raise SettingError(first_fault(error)) from error
 
     @classmethod
     def load(cls, file: Path) -> Settings:

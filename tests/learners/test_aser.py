@@ -220,7 +220,7 @@ def test_halves_can_be_switched_off():
     ("settings", "message"),
     [
         ({"value": "best"}, "value is 'best'; expected 'asv', 'asvm' or 'neg'"),
-        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'free', 'cached' or 'exact'"),
+        ({"scoring": "cheap"}, "scoring is 'cheap'; expected 'cached', 'free' or 'exact'"),
         ({"k": 0}, "expected 1 or more of each"),
         ({"mix": 0.5}, "mix is 0.5; expected 1"),
     ],

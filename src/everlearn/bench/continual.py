@@ -114,11 +114,11 @@ def entries(candidates: int = 180) -> dict[str, Entry]:
             {"candidates": candidates, "shapley_update": False},
             ncm="ASERμ, reservoir memory + NCM",
         ),
-        "aser_cached": Entry(
-            "ASERμ, cached scoring",
+        "aser_free": Entry(
+            "ASERμ, free scoring",
             "aser",
-            {"candidates": candidates, "scoring": "cached"},
-            ncm="ASERμ, cached scoring + NCM",
+            {"candidates": candidates, "scoring": "free"},
+            ncm="ASERμ, free scoring + NCM",
         ),
         "aser_exact": Entry(
             "ASERμ, exact scoring", "aser", {"candidates": 90, "scoring": "exact"}, ncm="ASERμ, exact scoring + NCM"

@@ -52,7 +52,7 @@ class ASER(Learner):
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
         Switch either half off: retrieval is then uniform, the update a reservoir.
-    scoring : {"free", "cached", "exact"}
+    scoring : {"cached", "free", "exact"}
         "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
         as the paper has it. "cached" draws them once for ``refresh`` steps, and the last S joins the next C with the
         features it has, so that a sample drawn is encoded once for both; a candidate that was retrieved rests for eight
@@ -91,16 +91,16 @@ class ASER(Learner):
         value: str = "asvm",
         shapley_retrieval: bool = True,
         shapley_update: bool = True,
-        scoring: str = "free",
-        refresh: int = 8,
+        scoring: str = "cached",
+        refresh: int = 16,
         mix: float = 2.0,
         **settings: Any,
     ) -> None:
         super().__init__(model, optimizer, **settings)
         if value not in ("asv", "asvm", "neg"):
             raise SettingError(f"value is {value!r}; expected 'asv', 'asvm' or 'neg'")
-        if scoring not in ("free", "cached", "exact"):
-            raise SettingError(f"scoring is {scoring!r}; expected 'free', 'cached' or 'exact'")
+        if scoring not in ("cached", "free", "exact"):
+            raise SettingError(f"scoring is {scoring!r}; expected 'cached', 'free' or 'exact'")
         if min(k, candidates, per_class, refresh) < 1:
             found = f"k {k}, candidates {candidates}, per_class {per_class}, refresh {refresh}"
             raise SettingError(f"{found}; expected 1 or more of each")

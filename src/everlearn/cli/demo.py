@@ -13,10 +13,12 @@ import typer
 from rich.table import Table
 
 from everlearn.cli import show
+from everlearn.data import open_source
 from everlearn.errors import RunError
 from everlearn.report import report_run
 from everlearn.runs import Config, Run
 from everlearn.runs import learn as learn_stream
+from everlearn.runs.choose import choose, look
 
 METHODS = ("naive", "er", "aser")
 MEMORY = 200
@@ -66,9 +68,11 @@ def demo(
 
 
 def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
-    config = Config.of({
-        "data": {"source": "builtin:digits", "size": 16}, "learner": {"method": method, "memory": MEMORY}, "seed": seed,
-    })  # fmt: skip
+    learner = {"method": method, "backbone": "slim_resnet18", "memory": MEMORY}
+    found = choose(look(open_source("builtin:digits"), None), learner | {"size": 16})
+    options = {name: found[name].value for name in ("average", "shapley_update") if name in found}
+    data = {"source": "builtin:digits", "size": 16}
+    config = Config.of({"data": data, "learner": learner | {"options": options}, "seed": seed})
     with Run.create(path, config) as opened:
         begun = time.perf_counter()
         with show.learning(method, quiet=json) as moment:

@@ -18,7 +18,7 @@ from everlearn.errors import RunError
 from everlearn.report import report_run
 from everlearn.runs import Config, Run
 from everlearn.runs import learn as learn_stream
-from everlearn.runs.choose import choose, look
+from everlearn.runs.choose import choose, look, options_of
 
 METHODS = ("naive", "er", "aser")
 MEMORY = 200
@@ -70,9 +70,8 @@ def demo(
 def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:
     learner = {"method": method, "backbone": "slim_resnet18", "memory": MEMORY}
     found = choose(look(open_source("builtin:digits"), None), learner | {"size": 16})
-    options = {name: found[name].value for name in ("average", "shapley_update") if name in found}
     data = {"source": "builtin:digits", "size": 16}
-    config = Config.of({"data": data, "learner": learner | {"options": options}, "seed": seed})
+    config = Config.of({"data": data, "learner": learner | {"options": options_of(found)}, "seed": seed})
     with Run.create(path, config) as opened:
         begun = time.perf_counter()
         with show.learning(method, quiet=json) as moment:

@@ -23,7 +23,7 @@ from everlearn.learners import METHODS, Group
 from everlearn.runs import Config, Moment, Prepared, Run, go_on_with, prepare
 from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
-from everlearn.runs.choose import Chosen, choose, look
+from everlearn.runs.choose import Chosen, choose, look, options_of
 from everlearn.runs.choose_text import choose_text
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import EXPECTED, Log, check_log, open_log
@@ -197,7 +197,7 @@ def _chosen(
     learner = ("backbone", "weights", "method", "lr", "memory")
     for part, names in (("data", ("size", "channels")), ("stream", ("tasks",)), ("learner", learner)):
         settings[part] = settings[part] | {name: values[name] for name in names if name in values}
-    if options := {name: values[name] for name in ("average", "shrinkage", "shapley_update") if name in values}:
+    if options := options_of(found):
         options |= settings["learner"].get("options", {})
         settings["learner"] = settings["learner"] | {"options": options}
     settings |= {"workers": values.get("workers", checked.workers)}

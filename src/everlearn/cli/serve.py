@@ -12,6 +12,7 @@ import typer
 from everlearn.cli import show
 from everlearn.errors import RunError, SettingError
 from everlearn.runs import Config, Journal
+from everlearn.runs.lock import check_directory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -131,8 +132,7 @@ def _check_kind(run: Path) -> None:
     """Refuse what is neither a run nor a campaign."""
     if (run / "config.toml").exists() or (run / "campaign.toml").exists():
         return
-    if not run.is_dir():
-        raise RunError(f"{run} is not a run: {'it is a file' if run.exists() else 'there is no such directory'}")
+    check_directory(run)
     raise RunError(f"{run} is not a run: it has neither config.toml nor campaign.toml")
 
 

@@ -30,7 +30,7 @@ from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
 from everlearn.discovery.structures import table_text
 from everlearn.errors import DataError, RunError, SettingError
-from everlearn.runs.lock import locked
+from everlearn.runs.lock import check_directory, locked
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ class Campaign:
     def open(cls, path: Path | str) -> Campaign:
         """Open a campaign that is there."""
         path = Path(path)
-        if not path.is_dir():
-            raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
+        check_directory(path)
         config = CampaignConfig.load(path / "campaign.toml")
         lock = locked(path)
         try:

@@ -170,6 +170,11 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     return found
 
 
+def options_of(found: dict[str, Chosen]) -> dict[str, Any]:
+    """Those of the chosen values that are options of a method."""
+    return {name: found[name].value for name in ("average", "shrinkage", "shapley_update") if name in found}
+
+
 def _backbone(seen: Seen, given: dict[str, Any]) -> tuple[str, str]:
     if seen.backbone is not None:
         return seen.backbone, f"its pretrained weights are at hand: {seen.weights.name if seen.weights else ''}"

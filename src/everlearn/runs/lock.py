@@ -1,4 +1,4 @@
-"""One process at a time writes to a run's directory."""
+"""A run's directory: it must be there, and one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def locked(path: Path) -> FileLock:
     except OSError as error:
         raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
     return taken
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a path that is no directory, and so no run."""
+    if not path.is_dir():
+        raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")

@@ -24,7 +24,7 @@ from everlearn.runs.build import build_learner, build_streams
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.config import Config, Continuation
 from everlearn.runs.journal import Follower, Journal, replacing
-from everlearn.runs.lock import locked
+from everlearn.runs.lock import check_directory, locked
 from everlearn.runs.versions import Versions
 
 SHARE = replacing("shared", "name", "content")
@@ -108,8 +108,7 @@ class Run:
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Run:
         """Open a run that is there, to read it or, with the lock, to go on with it."""
-        if not path.is_dir():
-            raise RunError(f"{path} is not a run: {'it is a file' if path.exists() else 'there is no such directory'}")
+        check_directory(path)
         config = Config.load(path / "config.toml")
         lock = locked(path) if write else None
         try:

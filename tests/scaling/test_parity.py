@@ -87,12 +87,18 @@ SMALL = LanguageConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=16, vocab=6
         (Layout(cp=16), 16, "16 tokens of a sequence do not divide by cp × 2"),
         (Layout(ep=2), 2, "ep 2 for a model without experts"),
         (Layout(pp=5), 5, "2 layers for 5 stages"),
+        (Layout(tp=2, exact=True), 4, "exact sums need whole copies"),
         (Layout(dp=2, micro_batch=3), 2, "8 sequences of a step do not divide by dp × micro_batch 6"),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused_in_one_line(layout, world, message):
     with pytest.raises(SettingError, match=message):
         check(complete(layout, world), SMALL, 16, 8)
+
+
+def test_exact_sums_want_a_power_of_two():
+    with pytest.raises(SettingError, match="12 sequences in passes of 1: 12 passes a step; expected a power of two"):
+        check(complete(Layout(exact=True), 4), SMALL, 16, 12)
 
 
 def test_no_process_is_left_behind():

@@ -1,4 +1,7 @@
-"""A run of two processes, killed, goes on: with two to the same bits, with one and four to the same loss."""
+"""A run of two processes, killed, goes on: with two to the same bits, with one and four to the same loss.
+
+With exact sums it goes on to the same bits with one and four as well.
+"""
 
 import json
 import os
@@ -81,3 +84,36 @@ def test_a_killed_run_goes_on_with_two_one_and_four_processes(tiny, tmp_path, la
         assert [told[s]["loss"] for s in near] == pytest.approx([expected[s]["loss"] for s in near], rel=1e-4)
         assert told[80]["valid_loss"] == pytest.approx(expected[80]["valid_loss"], rel=1e-4)
         assert load_model(runs[name] / "checkpoints")[1].tokens == load_model(runs["whole"] / "checkpoints")[1].tokens
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{}, pytest.param({"experts": 4, "top_k": 2, "expert_ffn": 16, "dense_layers": 1}, marks=pytest.mark.slow)],
+    ids=["dense", "mixture"],
+)
+def test_with_exact_sums_a_killed_run_goes_on_with_one_and_four_processes_to_the_same_bits(tiny, tmp_path, model):
+    config = tmp_path / "config.toml"
+    train = CHANGES | {"steps": 40}
+    config.write_text(tiny(train=train, layout={"exact": True, "micro_batch": 1}, model=model).dump())
+    launch(command(config, tmp_path / "whole"), 1, 300)
+    assert 10 <= killed(config, tmp_path / "two") < 40
+    shutil.copytree(tmp_path / "two", tmp_path / "four")
+    launch(command(config, tmp_path / "two"), 1, 300)
+    launch(command(config, tmp_path / "four"), 4, 300)
+
+    whole, expected = tensors(tmp_path / "whole"), journal(tmp_path / "whole")
+    for name in ("two", "four"):
+        resumed, told = tensors(tmp_path / name), journal(tmp_path / name)
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+        assert [told[s]["loss"] for s in range(1, 41)] == [expected[s]["loss"] for s in range(1, 41)]
+        assert [told[s]["norm"] for s in range(1, 41)] == [expected[s]["norm"] for s in range(1, 41)]
+
+
+def tensors(run):
+    """Weights and moments of the last checkpoint, whole."""
+    return {
+        key: x
+        for file in (run / "checkpoints" / "00000040").glob("*.safetensors")
+        for key, x in load_file(file).items()
+    }

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from everlearn.models.language import Language, LanguageConfig
 from everlearn.models.mixture import Router
-from everlearn.scaling import gradients
+from everlearn.scaling import exact, gradients
 from everlearn.scaling.initialise import initialise, named
 from everlearn.scaling.mesh import Mesh
 from everlearn.scaling.parallelise import parallelise, splits_backward
@@ -113,6 +113,8 @@ class Engine:
         micro = self.mesh.layout.micro_batch
         if self.mesh.layout.pp > 1:
             loss = self._pipeline(tokens, labels, len(tokens) // micro)
+        elif self.mesh.layout.exact:
+            loss = self._accumulate_exactly(tokens.split(micro), labels.split(micro))
         else:
             loss = self._accumulate(tokens.split(micro), labels.split(micro))
         gradients.complete(self.parameters())
@@ -120,7 +122,8 @@ class Engine:
             gradients.sum_over(self.parameters(), self.mesh.group("loss"))
         self._sync_tied()
         loss = loss.double()
-        self._sum(loss, "loss")
+        if not self.mesh.layout.exact:
+            self._sum(loss, "loss")
         if self.mesh.layout.pp > 1:
             self._sum(loss, "pp")
         return loss
@@ -185,6 +188,23 @@ class Engine:
             total += _plain(loss.detach())
         return total
 
+    def _accumulate_exactly(self, tokens: tuple[Tensor, ...], labels: tuple[Tensor, ...]) -> Tensor:
+        """The same sums to the same bits with any number of processes; the loss is summed with the gradients."""
+        model, tree = self.stages[0], exact.TreeSum()
+        parameters = list(model.parameters())
+        for x, y in zip(tokens, labels):
+            with self._precision():
+                loss = self.loss(model(x), y)
+            loss.backward()
+            tree.add([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters] + [loss.detach()])
+            self.zero_grad()
+        sums = tree.total()
+        if self.mesh.size("loss") > 1:
+            exact.sum_over(sums, self.mesh.group("loss"))
+        for parameter, grad in zip(parameters, sums):
+            parameter.grad = grad
+        return sums[-1]
+
     def _pipeline(self, tokens: Tensor, labels: Tensor, micro_batches: int, train: bool = True) -> Tensor:
         if self._schedule is None:
             self._schedule = make_schedule(self.stages, self.mesh, micro_batches, self.loss, self.device)
@@ -209,7 +229,7 @@ class Engine:
     def _precision(self) -> AbstractContextManager[Any]:
         """FSDP computes in bfloat16 by itself; where nothing is sharded, autocast does."""
         layout = self.mesh.layout
-        if layout.precision == "bf16" and layout.dp * layout.cp == 1:
+        if layout.precision == "bf16" and (layout.exact or layout.dp * layout.cp == 1):
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 

@@ -21,7 +21,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter], mesh: Mesh) -> Tensor:
     hold parts.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    if mesh.root is None:
+    if mesh.root is None or mesh.layout.exact:
         return get_total_norm(_local(grads))
     cut: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = defaultdict(list)
     for grad in grads:

@@ -74,7 +74,10 @@ def complete(layout: Layout, world: int) -> Layout:
         raise SettingError(
             f"layout {found} does not fill {world} processes; change one, or start {max(1, dp) * others}"
         )
-    shard = 1 if layout.zero == 0 else layout.shard or dp
+    if layout.exact and (layout.shard > 1 or others * layout.ep > 1):
+        found = f"tp {layout.tp}, pp {layout.pp}, cp {layout.cp}, ep {layout.ep}, shard {layout.shard}"
+        raise SettingError(f"layout.exact with {found}; exact sums need whole copies: set these to 1")
+    shard = 1 if layout.zero == 0 or layout.exact else layout.shard or dp
     if dp % shard:
         raise SettingError(f"dp {dp} does not divide by shard {shard}; choose shard so that it does")
     if layout.ep > 1 and (layout.ep % layout.cp or shard % (layout.ep // layout.cp)):
@@ -108,6 +111,10 @@ def check(layout: Layout, config: LanguageConfig, seq_len: int, global_batch: in
     if layout.tp > 1 and layout.sequence_parallel:
         divides(seq_len // layout.cp, layout.tp, "tokens of a process", "tp (sequence parallel)")
     divides(global_batch, layout.dp * layout.micro_batch, "sequences of a step", "dp × micro_batch")
+    passes = global_batch // layout.micro_batch
+    if layout.exact and passes & (passes - 1):
+        found = f"{global_batch} sequences in passes of {layout.micro_batch}"
+        raise SettingError(f"layout.exact with {found}: {passes} passes a step; expected a power of two")
     if layout.ep > 1:
         if not config.experts:
             raise SettingError(f"ep {layout.ep} for a model without experts; set ep to 1")

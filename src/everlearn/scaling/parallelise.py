@@ -51,7 +51,7 @@ def parallelise(model: Language, mesh: Mesh) -> Language:
     if layout.compile:
         for block in model.blocks.values():
             block.compile()
-    if layout.dp * layout.cp > 1 and not splits_backward(layout):
+    if layout.dp * layout.cp > 1 and not splits_backward(layout) and not layout.exact:
         _shard(model, mesh)
     return model
 

@@ -112,6 +112,7 @@ def _variants(base: dict[str, int], model: str, short: bool) -> list[Layout]:
             changes += [{"schedule": "zbv", "zero": 0}] + ([{"schedule": "gpipe"}] if single else [])
         if single:
             changes += [{"recompute": "full"}, {"recompute": "selective"}]
+            changes += [{"exact": True}] if base["dp"] > 1 else []
     made = [Layout.model_validate(base | change) for change in changes]
     if model == "moe":
         parts = base["dp"] * base["cp"]

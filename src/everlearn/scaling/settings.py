@@ -92,6 +92,7 @@ class Layout(_Part):
     recompute: Literal["none", "selective", "full"] = "none"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    exact: bool = Field(False, description="whole copies whose steps give the same bits with any number of processes")
 
     @property
     def words(self) -> str:
@@ -100,7 +101,8 @@ class Layout(_Part):
         words = [f"{name}{n}" for name, n in names.items() if n > 1] or ["one process"]
         if self.dp > 1:
             sharded = "fsdp" if self.zero == 3 else f"zero{self.zero}"
-            words.append("copies" if self.zero == 0 else f"shard{self.shard}" if 0 < self.shard < self.dp else sharded)
+            sharded = f"shard{self.shard}" if 0 < self.shard < self.dp else sharded
+            words.append("exact" if self.exact else "copies" if self.zero == 0 else sharded)
         if self.tp > 1 and self.sequence_parallel:
             words.append("sp")
         if self.pp > 1:

@@ -96,6 +96,8 @@ class Training:
         layout = self.mesh.layout
         if layout.pp > 1:
             raise RunError(f"replica groups with pp {layout.pp}: a schedule's micro-batches are fixed; set pp to 1")
+        if layout.exact:
+            raise RunError("replica groups with layout.exact: groups come and go, and so does the order of sums")
 
         def state() -> dict[str, Any]:
             return {"tensors": held_tensors(self.engine, self.optimisers), "state": asdict(self.state)}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from everlearn.errors import ModelError
-from everlearn.models.language import Context, Language, LanguageConfig, attend, rotate
+from everlearn.models.language import Context, Language, LanguageConfig, attend, rotate, turns
 from everlearn.models.mixture import Experts, Mixture, Router, grouped, grouped_padded
 
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 64, "seq_len": 32}
@@ -44,7 +44,7 @@ def test_rotary_scores_depend_on_the_distance_only(rng):
     q, k = torch.randn(2, 1, 1, 1, 16, generator=rng)
 
     def score(i, j):
-        return (rotate(q, torch.tensor([i]), 1e4) * rotate(k, torch.tensor([j]), 1e4)).sum()
+        return (rotate(q, *turns(torch.tensor([i]), 16, 1e4)) * rotate(k, *turns(torch.tensor([j]), 16, 1e4))).sum()
 
     torch.testing.assert_close(score(5, 2), score(105, 102), rtol=1e-4, atol=1e-4)
     assert not torch.isclose(score(5, 2), score(5, 3))

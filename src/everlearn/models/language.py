@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -150,12 +151,23 @@ class Context:
         return torch.cat([half + rank * (tokens // 2), half + (2 * self.size - 1 - rank) * (tokens // 2)])
 
 
-def rotate(x_BSNH: Tensor, positions_S: Tensor, theta: float) -> Tensor:
-    """Rotary positions: pairs (i, i + H/2) turn by position · theta^(−2i/H)."""
-    half = x_BSNH.shape[-1] // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=x_BSNH.device) / half
+def turns(positions_S: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[S, 1, H/2]`` of position · theta^(−2i/H)."""
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=positions_S.device) / half
     angle_SH = positions_S.float()[:, None] * theta**-exponent
-    cos, sin = angle_SH.cos()[:, None], angle_SH.sin()[:, None]
+    return angle_SH.cos()[:, None], angle_SH.sin()[:, None]
+
+
+@lru_cache(maxsize=2)
+def _last_turns(context: Context, tokens: int, device: torch.device, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """The same for all blocks of a model, and mostly for the next step; not kept as inference's tensors."""
+    with torch.inference_mode(False):
+        return turns(context.positions(tokens, device), dim, theta)
+
+
+def rotate(x_BSNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: pairs (i, i + H/2) turn by the angles of `turns`."""
     a, b = x_BSNH.float().chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x_BSNH.dtype)
 
@@ -204,8 +216,10 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.theta is not None:
-            positions = self.context.positions(q.shape[1], q.device)
-            q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
+            plain = type(q) is Tensor and not torch.compiler.is_compiling()  # neither traced nor fake
+            found = _last_turns if plain else _last_turns.__wrapped__
+            cos, sin = found(self.context, q.shape[1], q.device, self.head_dim, self.theta)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return self.o(self.core(q, k, v, self.window).flatten(2))
 
 

@@ -17,7 +17,7 @@ def tiny(tmp_path):
     """Settings of a run of a few seconds, with changes by table."""
     (tmp_path / "text.txt").write_text(TEXT)
     known = {
-        "model": {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "seq_len": 32, "tied": True},
+        "model": {"preset": "tiny"},
         "data": {"train": [str(tmp_path / "text.txt")], "valid": [str(tmp_path / "text.txt")]},
         "train": {"steps": 12, "global_batch": 4, "checkpoint_every": 5, "valid_batches": 2, "timeout": 60.0},
         "optimiser": {"lr": 0.01},

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from everlearn.bench import explain as bench
+from everlearn.bench import explain_paired as paired
 from everlearn.bench.explain_lines import Line, lines, version_of
 from everlearn.bench.explain_pictures import IMAGENET, Picture, table_pictures
 from everlearn.errors import DataError, ModelError, SettingError
@@ -78,6 +79,23 @@ def test_the_summary_as_markdown():
     assert text[2] == "| A | – | – | – | – | 0.500 | **0.100** | – | – | 1.00 | 3 | 2 |"
     assert text[3].startswith("| B (peer 1.0) |") and "**0.750**" in text[3]
     assert "**" not in text[4]  # on fewer pictures than others
+
+
+def test_the_best_other_is_one_with_the_same_pictures():
+    def row(name, picture, insertion, deletion, **more):
+        return {"name": name, "package": None, "picture": picture, "insertion": insertion, "deletion": deletion} | more
+
+    rows = [row("FrugalSISE", i, 0.5 + i / 10, 0.1, EBPG=50.0) for i in range(4)]
+    rows += [row("A", i, 0.4 + i / 10, 0.3) for i in range(4)] + [row("B", i, 0.1, 0.05 * i) for i in range(4)]
+    rows += [row("fewer pictures", i, 1.0, 0.0) for i in range(3)]
+    rows += [row("random map", i, 1.0, 0.0) for i in range(4)]
+    insertion, deletion = paired.against_the_best(rows)  # no other has EBPG
+    assert insertion["other"] == "A" and insertion["better"] == pytest.approx(0.1)
+    assert insertion["interval"] == pytest.approx(0, abs=1e-9)
+    assert deletion["other"] == "B" and deletion["better"] == pytest.approx(-0.025)
+    assert deletion["interval"] == pytest.approx(3.1824 * 0.0645497 / 2, rel=1e-4)
+    assert "- deletion: 0.100, 0.075 B; -0.025 ± 0.103" in paired.as_text([insertion, deletion])
+    assert paired.as_text(paired.against_the_best(rows[4:])) == ""
 
 
 def test_pictures_with_boxes_and_with_classes(model, tmp_path):

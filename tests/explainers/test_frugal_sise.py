@@ -6,7 +6,7 @@ import torch
 from everlearn.errors import SettingError
 from everlearn.explainers import SISE, FrugalSISE, GradCAM, LayerCAM
 from everlearn.explainers.frugal_sise import Groups
-from everlearn.explainers.fusions import fine_map, fusions, gradient_maps
+from everlearn.explainers.fusions import edges, fine_map, fusions, gradient_maps
 
 
 class Counter(torch.nn.Module):
@@ -37,14 +37,14 @@ def test_the_fusion_that_the_model_confirms_is_taken(quadrant, spots):
 def test_fusions_are_maps_and_constant_ones_are_left_out():
     generator = torch.Generator().manual_seed(0)
     cams, (D, K, grad_cam) = (list(torch.rand(3, 8, 8, generator=generator)) for _ in range(2))
-    fine = fine_map(cams)
-    found = fusions(D, K, fine, cams, grad_cam)
+    fine, edge = fine_map(cams), edges(*torch.randn(2, 3, 8, 8, generator=generator))
+    found = fusions(D, K, fine, cams, grad_cam, edge)
     assert len(found) == 8 and all(float(f.min()) == 0 and float(f.max()) == 1 for f in found)
-    wanted = (D + K) * fine
+    wanted = (D + K) * fine * edge
     torch.testing.assert_close(found[0], (wanted - wanted.min()) / (wanted.max() - wanted.min()))
     zero = torch.zeros(8, 8)
-    assert len(fusions(zero, zero, fine, cams, grad_cam)) == 3  # what needs no mask
-    assert fusions(zero, zero, zero, [zero] * 3, zero) == []
+    assert len(fusions(zero, zero, fine, cams, grad_cam, edge)) == 2  # what needs no mask
+    assert fusions(zero, zero, zero, [zero] * 3, zero, edge) == []
 
 
 def test_the_fine_map_leaves_out_the_coarsest_layer_if_there_are_others():
@@ -115,15 +115,16 @@ def test_groups_speak_for_their_members():
 
 
 def test_ungrouped_and_asked_by_hand(cnn):
-    """One layer: K = Σ Ψ(I ⊙ m) n, D = Σ [Ψ(I) − Ψ(I ⊙ (1 − m))]₊ n, each scaled; (D + K) ⊙ F, scaled, squared."""
+    """One layer: K = Σ Ψ(I ⊙ m) n, D = Σ [Ψ(I) − Ψ(I ⊙ (1 − m))]₊ n, each scaled; (D + K) ⊙ F ⊙ e, scaled, squared."""
     from everlearn.explainers.layers import forward_with_maps
     from everlearn.explainers.sise import masks
 
     model = cnn().eval()
     x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))
-    logits, (first, _) = forward_with_maps(model, x)
+    given = x.clone().requires_grad_()
+    logits, (first, _) = forward_with_maps(model, given)
     psi = logits.softmax(1)[0, 1]
-    (g,) = torch.autograd.grad(torch.logit(psi), first.tensor)
+    g, at_input = torch.autograd.grad(torch.logit(psi), [first.tensor, given])
     A = first.tensor.detach()
     assert A.shape[2:] == (16, 16)  # as large as the picture: n needs no enlarging
     D, K = torch.zeros(16, 16), torch.zeros(16, 16)
@@ -136,8 +137,10 @@ def test_ungrouped_and_asked_by_hand(cnn):
     assert D.any()
     scale = lambda v: (v - v.min()) / (v.max() - v.min())  # noqa: E731
     F = fine_map([(A[0] * g[0].clamp(min=0)).sum(0).clamp(min=0)])
+    pixels = (x * at_input).abs()[0, 0]
+    e = (pixels / pixels.mean() + 0.01) ** 0.25
     found = FrugalSISE(model, "2", settled=1.0, precision="float32", choose=False).attribute(x, 1)[0, 0]
-    torch.testing.assert_close(found, scale((scale(D) + scale(K)) * F) ** 2, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found, scale((scale(D) + scale(K)) * F * e) ** 2, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_cheaper_than_sise(quadrant, spots):

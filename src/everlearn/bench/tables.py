@@ -80,7 +80,7 @@ def summary(rows: Sequence[dict[str, Any]], dataset: str | None = None) -> list[
                 "memory": memory,
                 "seeds": len(group),
                 "accuracy": round(statistics.mean(accuracies), 2),
-                "interval": round(_half_width(accuracies), 2) if len(group) > 1 else None,
+                "interval": round(half_width(accuracies), 2) if len(group) > 1 else None,
                 "forgetting": round(100 * statistics.mean(row["forgetting"] for row in group), 2),
                 **{name: _mean_of(name, group) for name in ("anytime_accuracy", "worst_case_accuracy")},
                 "seconds": round(statistics.median(row["seconds"] for row in group), 1),
@@ -141,7 +141,7 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def _half_width(values: Sequence[float]) -> float:
+def half_width(values: Sequence[float]) -> float:
     """Half the 95 % interval of the mean by Student's t."""
     from scipy.stats import t  # type: ignore[import-untyped]
 

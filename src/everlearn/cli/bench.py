@@ -10,7 +10,7 @@ import typer
 
 from everlearn.bench import discovery as pools
 from everlearn.bench import explain as explainers
-from everlearn.bench import frozen, mislabelled, peers
+from everlearn.bench import explain_paired, frozen, mislabelled, peers
 from everlearn.bench import right_reasons_table as reasons
 from everlearn.bench import valuation as values
 from everlearn.bench.continual import Setting, entries, into_memory, run_table, thinned, thinned_to
@@ -115,7 +115,9 @@ def explain(
     rows = explainers.run_table(model, shown, chosen, results, slow=slow, seed=seed, show=said)
     found, marked = explainers.summary(rows), sum(p.region is not None for p in shown)
     what = f"{explainers.MODEL}, {len(shown)} pictures, {marked} of them with boxes; seed {seed}"
-    finish(what, explainers.as_markdown(found), {"seed": seed, "rows": found}, json)
+    paired = explain_paired.against_the_best(rows)
+    text = f"{explainers.as_markdown(found)}\n\n{explain_paired.as_text(paired)}".rstrip()
+    finish(what, text, {"seed": seed, "rows": found, "paired": paired}, json)
 
 
 @bench.command()

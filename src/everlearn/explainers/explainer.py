@@ -99,7 +99,7 @@ class Explainer:
     # what the methods are built from
 
     def maps_and_gradients(
-        self, x: Tensor, target: Tensor, of: str, *, last: bool = False
+        self, x: Tensor, target: Tensor, of: str, *, last: bool = False, pixels: bool = False
     ) -> list[tuple[Tensor, Tensor]]:
         """For each layer, from large maps to small: the maps A and ∂y/∂A, ``[n, K, h, w]`` float32.
 
@@ -109,9 +109,12 @@ class Explainer:
             What y is. The gradient of the log-odds is the confidence's up to a positive factor, and never vanishes.
         last : bool
             Only the last layer.
+        pixels : bool
+            The inputs too, as the first map.
         """
+        x = x.detach().clone().requires_grad_()
         logits, maps = forward_with_maps(self.model, x, self.layers)
-        maps = maps[-1:] if last else maps
+        maps = ([FeatureMap(x, "first", (x.shape[2], x.shape[3]))] if pixels else []) + (maps[-1:] if last else maps)
         with torch.enable_grad():
             y = (log_odds if of == "log-odds" else target_logits)(logits, target, self.kind).float().sum()
             gradients = torch.autograd.grad(y, [m.tensor for m in maps], allow_unused=True)

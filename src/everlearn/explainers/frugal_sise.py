@@ -4,9 +4,10 @@ SISE's figures say that most of its masks add nothing. Many of a layer's feature
 ask the model the same question: here one of them asks for all. It asks two questions, what is left when it alone is
 shown and what is lost when it is hidden; SISE asks the first only. Only the two coarsest layers are asked about: where
 exactly things are, the finer ones say in their gradients, without a forward. The masks with most at stake come first,
-and asking ends when the map has settled or the budget is spent. Unlike SISE's, the fusion has no threshold: it would
-make most pixels equal, and their order is what faithfulness measures. No single fusion is best for all pictures, so the
-model is asked once more, about the top pixels of a few that all keep to the object: the one it confirms is the map.
+and asking ends when the map has settled or the budget is spent. Which pixels of an object count most, the gradient at
+the input says, again without a forward. Unlike SISE's, the fusion has no threshold: it would make most pixels equal,
+and their order is what faithfulness measures. No single fusion is best for all pictures, so the model is asked once
+more, about the top pixels of a few that all keep to the object: the one it confirms is the map.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from everlearn.errors import SettingError
 from everlearn.explainers.explainer import Explainer
-from everlearn.explainers.fusions import fine_map, fusions, gradient_maps, product
+from everlearn.explainers.fusions import edges, fine_map, fusions, gradient_maps, product
 from everlearn.explainers.sise import masks, scaled
 from everlearn.explainers.token_sampling import kmeans
 from everlearn.learners.learner import fast_bfloat16
@@ -46,9 +47,10 @@ class FrugalSISE(Explainer):
        :math:`s_c = \Psi(I \odot m)` and :math:`h_c = [\Psi(I) - \Psi(I \odot (1 - m))]_+`.
     3. :math:`K_l = \sum_k s_{c(k)} n_k`, :math:`D_l = \sum_k h_{c(k)} n_k`; of two layers
        :math:`E \leftarrow (E + V_l) \odot V_l` from fine to coarse, for K and for D.
-    4. F is the mean of the finer layers' LayerCAM maps. Of :math:`(D + K) \odot F` and other `fusions`, the one
-       with the largest :math:`\Psi(I \odot T_{15}) + \overline{\Psi(I \odot T_p + B \odot (1 - T_p))} -
-       \overline{\Psi(I \odot (1 - T_q))}`, scaled to 0..1, to the power s: :math:`T_p` its top p % of pixels, B the
+    4. F is the mean of the finer layers' LayerCAM maps, e the fourth root of :math:`|I \odot \partial y/\partial I|`
+       over its mean. Of :math:`(D + K) \odot F \odot e` and other `fusions`, the one with the largest
+       :math:`\Psi(I \odot T_{15}) + \overline{\Psi(I \odot T_p + B \odot (1 - T_p))} -
+       2\,\overline{\Psi(I \odot (1 - T_q))}`, scaled to 0..1, to the power s: :math:`T_p` its top p % of pixels, B the
        blurred picture, means over p = 4, 8, 15, 25, 40 and q = 8, 15, 25.
 
     After each round of 16 masks the map is compared with the one before it; if their correlation exceeds ``settled``,
@@ -69,7 +71,7 @@ class FrugalSISE(Explainer):
     sharpness : float
         s > 0: how far the map's energy gathers at its highest places. The order of pixels stays.
     choose : bool
-        Whether to choose among fusions: 72 forwards, at most two fifths of the budget; else (D + K) ⊙ F.
+        Whether to choose among fusions: 72 forwards, at most two fifths of the budget; else (D + K) ⊙ F ⊙ e.
     precision : {"auto", "float32", "bfloat16"}
         Of the questions' forwards. "auto" takes bfloat16 where the processor multiplies in it.
 
@@ -111,7 +113,9 @@ class FrugalSISE(Explainer):
     def explain_one(self, x: Tensor, target: Tensor) -> Tensor:
         """Map ``[H, W]``, 0..1."""
         start, size = time.monotonic(), (x.shape[2], x.shape[3])
-        pairs = [(A[0], g[0]) for A, g in self.maps_and_gradients(x, target, of="log-odds")]
+        (inputs, gradient), *pairs = (
+            (A[0], g[0]) for A, g in self.maps_and_gradients(x, target, of="log-odds", pixels=True)
+        )
         cams = [gradient_maps(A, g, size) for A, g in pairs]
         layer_cams = [layer_cam for layer_cam, _ in cams]
         groups = [Groups(A, g, self.merged) for A, g in pairs[-_LAYERS:]]
@@ -119,12 +123,12 @@ class FrugalSISE(Explainer):
         most = (self.budget - 2 - _EACH * fusions_asked) // 2
         if not any(each.stakes for each in groups):
             return torch.zeros(size, device=x.device)
-        fine = fine_map(layer_cams)
+        fine, edge = fine_map(layer_cams), edges(inputs, gradient)
         D, K = self.asked(x, target, groups, most, fine, start)
-        candidates = fusions(D, K, fine, layer_cams, cams[-1][1])
+        candidates = fusions(D, K, fine, layer_cams, cams[-1][1], edge)
         if fusions_asked > 1 and len(candidates) > 1 and not self.late(start):
             return self.confirmed(x, target, candidates[:fusions_asked]) ** self.sharpness
-        return scaled((D + K) * fine) ** self.sharpness
+        return scaled((D + K) * fine * edge) ** self.sharpness
 
     def asked(
         self, x: Tensor, target: Tensor, groups: list[Groups], most: int, fine: Tensor, start: float
@@ -161,7 +165,7 @@ class FrugalSISE(Explainer):
             T = {p: self.top(E, p).to(x.dtype) for p in _SHOWN}
             shown = [x * T[p] + B * (1 - T[p]) for p in _SHOWN]
             psi = self.ask(torch.cat([x * T[_ALONE], *shown, *(x * (1 - T[q]) for q in _HIDDEN)]), target)
-            found = float(psi[0] + psi[1 : 1 + len(_SHOWN)].mean() - psi[1 + len(_SHOWN) :].mean())
+            found = float(psi[0] + psi[1 : 1 + len(_SHOWN)].mean() - 2 * psi[1 + len(_SHOWN) :].mean())
             if found > most:
                 best, most = E, found
         return best

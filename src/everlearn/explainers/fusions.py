@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from everlearn.explainers.sise import scaled
 from everlearn.metrics.faithfulness import blur
 
+_ABSENT = 0.01  # what a pixel of no gradient, or of value 0, has beside the mean
 _FIRM = 56.0  # fine maps are blurred by the longer side over this: 4 pixels of 224
 
 
@@ -49,7 +50,32 @@ def fine_map(layer_cams: Sequence[Tensor]) -> Tensor:
     return scaled(torch.stack([scaled(blur(v[None, None], sigma)[0, 0]) for v in finer]).mean(0))
 
 
-def fusions(D: Tensor, K: Tensor, fine: Tensor, layer_cams: Sequence[Tensor], grad_cam: Tensor) -> list[Tensor]:
+def edges(x: Tensor, gradient: Tensor) -> Tensor:
+    r"""Which pixels count most: the fourth root of :math:`|\sum_c x_c\, \partial y/\partial x_c|` over its mean.
+
+    Parameters
+    ----------
+    x, gradient : Tensor
+        ``[C, H, W]``.
+
+    Returns
+    -------
+    Tensor
+        ``[H, W]``, above 0: where a pixel is 0 too, for its absence may count.
+
+    Examples
+    --------
+    >>> import torch
+    >>> edges(torch.tensor([[[0.0, 1.0, -3.0]]]), torch.ones(1, 1, 3))
+    tensor([[0.3162, 0.9337, 1.2261]])
+    """
+    I = (x * gradient).sum(0).abs()  # noqa: E741
+    return (I / I.mean().clamp(min=1e-30) + _ABSENT) ** 0.25
+
+
+def fusions(
+    D: Tensor, K: Tensor, fine: Tensor, layer_cams: Sequence[Tensor], grad_cam: Tensor, edge: Tensor
+) -> list[Tensor]:
     """Candidates ``[H, W]``, 0..1; those that are constant are left out.
 
     Parameters
@@ -62,7 +88,9 @@ def fusions(D: Tensor, K: Tensor, fine: Tensor, layer_cams: Sequence[Tensor], gr
         ``[H, W]`` of each layer, fine to coarse.
     grad_cam : Tensor
         ``[H, W]`` of the coarsest layer.
+    edge : Tensor
+        ``[H, W]``, of `edges`.
     """
     P, G = product(layer_cams), scaled(grad_cam)
-    found = [(D + K) * fine, K * G * fine, G * fine, D * fine.sqrt(), P, K * fine, D + P, D * fine]
-    return [scaled(E) for E in found if E.max() > E.min()]
+    drawn = [E * edge for E in ((D + K) * fine, K * G * fine, G * fine, D * fine.sqrt(), K * fine, D * fine)]
+    return [scaled(E) for E in (*drawn, K * G * fine, D + P) if E.max() > E.min()]

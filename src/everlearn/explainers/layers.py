@@ -62,7 +62,7 @@ def forward_with_maps(
     model : nn.Module
         In evaluation mode.
     inputs : Tensor
-        ``[n, C, H, W]`` floating point, n ≥ 1.
+        ``[n, C, H, W]`` floating point, n ≥ 1; in the graph themselves if they require a gradient.
     layers : sequence of str, optional
         Names of submodules whose outputs to take instead, in that order.
 
@@ -86,7 +86,7 @@ def forward_with_maps(
     [(1, 4, 16, 16), (1, 8, 8, 8)]
     """
     with torch.enable_grad():
-        x = inputs.detach().clone().requires_grad_()
+        x = inputs if inputs.requires_grad else inputs.detach().clone().requires_grad_()
         if layers:
             with _named(model, layers, len(x)) as maps:
                 logits = outputs(model, x)

@@ -115,7 +115,7 @@ def test_groups_speak_for_their_members():
 
 
 def test_ungrouped_and_asked_by_hand(cnn):
-    """One layer: K = Σ Ψ(I ⊙ m) n, D = Σ [Ψ(I) − Ψ(I ⊙ (1 − m))]₊ n, each scaled; (D + K) ⊙ F ⊙ e, scaled, squared."""
+    """One layer: K = Σ Ψ(I ⊙ m) n, D = Σ [Ψ(I) − Ψ(I ⊙ (1 − m))]₊ n, each scaled; (D + K) ⊙ F ⊙ e levelled."""
     from everlearn.explainers.layers import forward_with_maps
     from everlearn.explainers.sise import masks
 
@@ -140,7 +140,9 @@ def test_ungrouped_and_asked_by_hand(cnn):
     pixels = (x * at_input).abs()[0, 0]
     e = (pixels / pixels.mean() + 0.01) ** 0.25
     found = FrugalSISE(model, "2", settled=1.0, precision="float32", choose=False).attribute(x, 1)[0, 0]
-    torch.testing.assert_close(found, scale((scale(D) + scale(K)) * F * e) ** 2, rtol=1e-3, atol=1e-4)
+    wanted = (scale(D) + scale(K)) * F * e
+    v = wanted / wanted.flatten().sort().values[250]  # 98 % of 256
+    torch.testing.assert_close(found, scale(v / (1 + v**4) ** 0.25) ** 2, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_cheaper_than_sise(quadrant, spots):

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from everlearn.errors import SettingError
 from everlearn.explainers.explainer import Explainer
-from everlearn.explainers.fusions import edges, fine_map, fusions, gradient_maps, product
-from everlearn.explainers.sise import masks, scaled
+from everlearn.explainers.fusions import edges, fine_map, fusions, gradient_maps, levelled, product
+from everlearn.explainers.sise import masks
 from everlearn.explainers.token_sampling import kmeans
 from everlearn.learners.learner import fast_bfloat16
 from everlearn.metrics.faithfulness import blur
@@ -50,7 +50,7 @@ class FrugalSISE(Explainer):
     4. F is the mean of the finer layers' LayerCAM maps, e the fourth root of :math:`|I \odot \partial y/\partial I|`
        over its mean. Of :math:`(D + K) \odot F \odot e` and other `fusions`, the one with the largest
        :math:`\Psi(I \odot T_{15}) + \overline{\Psi(I \odot T_p + B \odot (1 - T_p))} -
-       2\,\overline{\Psi(I \odot (1 - T_q))}`, scaled to 0..1, to the power s: :math:`T_p` its top p % of pixels, B the
+       2\,\overline{\Psi(I \odot (1 - T_q))}`, `levelled`, to the power s: :math:`T_p` its top p % of pixels, B the
        blurred picture, means over p = 4, 8, 15, 25, 40 and q = 8, 15, 25.
 
     After each round of 16 masks the map is compared with the one before it; if their correlation exceeds ``settled``,
@@ -127,8 +127,8 @@ class FrugalSISE(Explainer):
         D, K = self.asked(x, target, groups, most, fine, start)
         candidates = fusions(D, K, fine, layer_cams, cams[-1][1], edge)
         if fusions_asked > 1 and len(candidates) > 1 and not self.late(start):
-            return self.confirmed(x, target, candidates[:fusions_asked]) ** self.sharpness
-        return scaled((D + K) * fine * edge) ** self.sharpness
+            return levelled(self.confirmed(x, target, candidates[:fusions_asked])) ** self.sharpness
+        return levelled((D + K) * fine * edge) ** self.sharpness
 
     def asked(
         self, x: Tensor, target: Tensor, groups: list[Groups], most: int, fine: Tensor, start: float

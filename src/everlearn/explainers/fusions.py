@@ -16,6 +16,7 @@ from everlearn.explainers.sise import scaled
 from everlearn.metrics.faithfulness import blur
 
 _ABSENT = 0.01  # what a pixel of no gradient, or of value 0, has beside the mean
+_SATURATED = 0.98
 _FIRM = 56.0  # fine maps are blurred by the longer side over this: 4 pixels of 224
 
 
@@ -94,3 +95,21 @@ def fusions(
     P, G = product(layer_cams), scaled(grad_cam)
     drawn = [E * edge for E in ((D + K) * fine, K * G * fine, G * fine, D * fine.sqrt(), K * fine, D * fine)]
     return [scaled(E) for E in (*drawn, K * G * fine, D + P) if E.max() > E.min()]
+
+
+def levelled(E: Tensor) -> Tensor:
+    r"""A map 0..1 whose brightest pixels saturate softly, lest few of them darken all others; the order stays.
+
+    .. math:: v\,(1 + v^4)^{-1/4}, \quad v = E / q
+
+    with q the value that a fiftieth of the pixels exceed, scaled to 0..1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> levelled(torch.cat([torch.zeros(50), torch.linspace(0.5, 0.6, 48), torch.tensor([5.0, 10.0])]))[[0, 50, 97, 98]]
+    tensor([0.0000, 0.7552, 0.8409, 1.0000])
+    """
+    q = E.flatten().kthvalue(max(1, round(_SATURATED * E.numel()))).values
+    v = E / torch.where(q > 0, q, E.max()).clamp(min=1e-30)
+    return scaled(v * (1 + v**4) ** -0.25)

@@ -115,14 +115,15 @@ def test_the_table_runs_goes_on_and_draws(chest, tmp_path):
         return right_reasons.run_table(chest, setting, None, names, [0], file, pictures=3, slow=1, show=said.append)
 
     rows = run()
-    assert len(rows) == 5 == len(file.read_text().splitlines()) == len(said)
+    assert len(rows) == 7 == len(file.read_text().splitlines()) == len(said)
     kept = file.read_text().splitlines()
     file.write_text("\n".join([*kept[:3], kept[3][:20]]))  # killed while it wrote
     again = run()
-    assert len(said) == 7 and [row["name"] for row in again] == [row["name"] for row in rows]
+    assert len(said) == 11 and [row["name"] for row in again] == [row["name"] for row in rows]
     assert repr(again[:3]) == repr(rows[:3]) and again[3]["accuracy"] == rows[3]["accuracy"]
     tables = right_reasons_table.summary(rows)
-    assert [entry["name"] for entry in tables["accuracy"]] == ["plain", "region = 1"]
+    names = ["plain", "region = 1", "frames = 0.5", "region = 1, frames = 0.5"]
+    assert [entry["name"] for entry in tables["accuracy"]] == list(setting.cures) == names
     for entry in tables["accuracy"]:
         assert 0 <= entry["frames exchanged"][0] <= 100 and sum(v[0] for v in entry["elsewhere"]["Pneumonia"]) > 99
     areas = {kind: entry[kind]["area"] for entry in tables["energy"] for kind in right_reasons_table.KINDS}

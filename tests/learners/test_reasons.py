@@ -12,6 +12,7 @@ from everlearn.explainers import GradCAM
 from everlearn.explainers.layers import FeatureMap
 from everlearn.learners import ER
 from everlearn.learners.augment import Augment
+from everlearn.learners.frames import in_foreign_frames
 from everlearn.learners.reasons import Marks, Reasons, Saliency, shares, take_maps
 from everlearn.memory import Memory
 
@@ -44,6 +45,8 @@ def regions_everywhere(monkeypatch):
         ("der", {"rrr": 1.0, "region": 1.0}),
         ("aser", {"rrr": 1.0, "region": 1.0}),
         ("mir", {"rrr": 1.0}),
+        ("er", {"frames": 0.5}),
+        ("offline", {"frames": 1.0, "region": 1.0}),
         ("gss", {"region": 1.0}),
         ("naive", {"region": 1.0}),
         ("offline", {"region": 1.0, "augment": "crop"}),
@@ -168,16 +171,30 @@ def trained(seed=0, **options):
     return learner
 
 
-def test_a_region_makes_the_harder_cue_decide():
+@pytest.mark.parametrize("cure", [{"region": 0.5}, {"frames": 0.5}], ids=str)
+def test_a_region_makes_the_harder_cue_decide(cure):
     x, y = two_cues(60, 9)
     crossed, wanted = two_cues(60, 8, agree=False)
-    right, kept = {}, {}
-    for weight in (0.0, 0.5):
-        learner = trained(region=weight)
-        right[weight] = float((learner.predict(crossed).labels == wanted).float().mean())
-        kept[weight] = float((learner.predict(x).labels == y).float().mean())
-    assert kept[0.0] > 0.9 and kept[0.5] > 0.9
-    assert right[0.0] < 0.3 and right[0.5] > 0.9
+    right, kept = [], []
+    for options in ({}, cure):
+        learner = trained(**options)
+        right.append(float((learner.predict(crossed).labels == wanted).float().mean()))
+        kept.append(float((learner.predict(x).labels == y).float().mean()))
+    assert min(kept) > 0.9
+    assert right[0] < 0.3 and right[1] > 0.9
+
+
+def test_foreign_frames_surround_only_what_has_a_region():
+    x = torch.arange(8.0)[:, None, None, None].expand(8, 3, 6, 6).contiguous()
+    regions = torch.zeros(8, 1, 6, 6)
+    regions[:, :, 1:3, 2:5] = 1.0
+    regions[0], regions[1] = 1.0, 0.0  # all of the picture; nowhere
+    for share, least, most in ((1.0, 3, 6), (0.5, 1, 5), (0.0, 0, 0)):
+        seen = in_foreign_frames(x, regions, share, torch.Generator().manual_seed(2))
+        assert torch.equal(seen[:, :, 1:3, 2:5], x[:, :, 1:3, 2:5]) and torch.equal(seen[:2], x[:2])
+        moved = seen[:, 0, 0, 0] != x[:, 0, 0, 0]
+        assert least <= int(moved.sum()) <= most
+        assert (seen[moved][:, :, 3:] == seen[moved][:, :1, :1, :1]).all()  # all of it from one other sample
 
 
 def drifted(weight):

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everlearn.bench.chest import Chest, Pictures, in_frames_of, without
+from everlearn.bench.chest import Chest, Pictures
 from everlearn.bench.continual import append_rows, read_rows
+from everlearn.bench.shortcut import accuracies, balanced, colour
 from everlearn.data import Batch
 from everlearn.errors import SettingError
 from everlearn.explainers import EXPLAINERS, GradCAM
@@ -35,7 +36,6 @@ EXPLAINED = {
     "sise": "SISE",
 }
 _FAST = ("random", "grad_cam")
-_FRAMES = 3  # exchanged for each picture
 _DRAWN = 6  # pictures whose maps are kept for the docs
 
 
@@ -53,6 +53,8 @@ class Setting:
         Of the models whose shortcut is measured.
     region, rrr : float
         Weights of the penalties.
+    frames : float
+        Share of the samples that a step shows in another one's frame.
     memory, incoming : int
         Of the learners along the stream: samples remembered, samples of a batch and of those replayed beside it.
     most : int, optional
@@ -65,14 +67,16 @@ class Setting:
     batch: int = 20
     region: float = 1.0
     rrr: float = 1.0
+    frames: float = 0.5
     memory: int = 200
     incoming: int = 10
     most: int | None = None
 
     @property
-    def cures(self) -> dict[str, float]:
-        """Lines of the first two tables: name → weight of the evidence outside the lungs."""
-        return {"plain": 0.0, f"region = {self.region:g}": self.region}
+    def cures(self) -> dict[str, dict[str, float]]:
+        """Lines of the first two tables: name → options of the learner."""
+        region, frames = {"region": self.region}, {"frames": self.frames}
+        return {"plain": {}, **{_called(each): each for each in (region, frames, region | frames)}}
 
     @property
     def learners(self) -> dict[str, dict[str, Any]]:
@@ -126,10 +130,10 @@ def run_table(
     counts = {name: None if name in _FAST else slow if name == "sise" else pictures for name in methods}
     work: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = []
     for seed in seeds:
-        for name, region in setting.cures.items():
+        for name, options in setting.cures.items():
             tried = {m: n for m, n in counts.items() if seed == seeds[0] or m in _FAST}
             head = {"part": "cure", "name": name, "seed": seed, "explained": tried}
-            work.append((head, partial(cured, chest, setting, weights, region, tried, seed)))
+            work.append((head, partial(cured, chest, setting, weights, options, tried, seed)))
         for name, options in setting.learners.items():
             head = {"part": "stream", "name": name, "seed": seed}
             work.append((head, partial(along_stream, chest, setting, weights, options, seed)))
@@ -146,10 +150,15 @@ def run_table(
 
 
 def cured(
-    chest: Chest, setting: Setting, weights: Path | None, region: float, counts: dict[str, int | None], seed: int
+    chest: Chest,
+    setting: Setting,
+    weights: Path | None,
+    options: dict[str, float],
+    counts: dict[str, int | None],
+    seed: int,
 ) -> dict[str, Any]:
-    """Learn all classes at once with a penalty on evidence outside the lungs, and measure."""
-    learner = _offline(chest, setting, weights, region, seed)
+    """Learn all classes at once, held to the lungs by options, and measure."""
+    learner = _offline(chest, setting, weights, options, seed)
     row: dict[str, Any] = {"accuracy": accuracies(learner, chest, seed), "energy": {}}
     kinds = {
         "elsewhere": chest.elsewhere.select(chest.masked & (chest.elsewhere.labels >= 0)),
@@ -173,36 +182,9 @@ def cured(
     return row
 
 
-def accuracies(learner: Learner, chest: Chest, seed: int) -> dict[str, Any]:
-    """Balanced accuracy in per cent: as they are, in exchanged frames, with the frame or the lungs alone.
-
-    ``follows`` is the share of exchanged pictures that are given the class of the frame. ``elsewhere`` is the share of
-    each class among predictions for pictures of each class from the second set.
-    """
-    test, generator = chest.test, torch.Generator().manual_seed(seed)
-    right: dict[str, Any] = {"test": _balanced(learner, test.inputs, test.labels)}
-    for shown, gone in (("frame", "lungs"), ("lungs", "frame")):
-        right[f"{shown} alone"] = _balanced(learner, without(test, gone), test.labels)
-    exchanged, follows = [], []
-    for _ in range(_FRAMES):
-        other = _of_another_class(test.labels, generator)
-        moved = in_frames_of(test, test.inputs[other])
-        exchanged.append(_balanced(learner, moved, test.labels))
-        follows.append(float((_labels(learner, moved) == test.labels[other]).float().mean()))
-    right["frames exchanged"] = statistics.mean(exchanged)
-    right["follows"] = 100 * statistics.mean(follows)
-    classes, there = len(chest.class_names), _labels(learner, chest.elsewhere.inputs)
-    right["elsewhere"] = {
-        chest.class_names[c]: [round(100 * float((there[of] == k).float().mean()), 1) for k in range(classes)]
-        for c in range(classes)
-        if (of := chest.elsewhere.labels == c).any()
-    }
-    return right
-
-
 def explained(learner: Learner, pictures: Pictures, method: str, seed: int) -> Tensor:
     """Maps ``[n, 1, S, S]`` of what each picture's own class rests on, without negative values."""
-    x = learner.model.normalise(_colour(pictures.inputs))
+    x = learner.model.normalise(colour(pictures.inputs))
     target = torch.tensor([learner.classes.codes.index(int(code)) for code in pictures.labels])
     name = "grad_cam" if method == "random" else method
     maps = EXPLAINERS[name](learner.model).attribute(x, target)
@@ -228,13 +210,13 @@ def along_stream(
     maps: list[Tensor] = []
     for number, task in enumerate(tasks):
         _observe(learner, chest.learned, task, number, setting.incoming, generator)
-        after.append([_balanced(learner, t.inputs, t.labels) for t in tests[: number + 1]])
+        after.append([balanced(learner, t.inputs, t.labels) for t in tests[: number + 1]])
         maps.append(_cams(learner, tests[number]))
     last = [_cams(learner, t) for t in tests]
     drift = explanation_drift(maps, last)
     inside = torch.cat([energy_in_region(m, t.regions) for m, t in zip(last, tests)]).nanmean()
     return {
-        "accuracy": _balanced(learner, chest.test.inputs, chest.test.labels),
+        "accuracy": balanced(learner, chest.test.inputs, chest.test.labels),
         "forgetting": statistics.mean(max(row[t] for row in after[t:]) - after[-1][t] for t in range(len(tasks) - 1)),
         "distance": drift.distance,
         "correlation": drift.correlation,
@@ -242,12 +224,12 @@ def along_stream(
     }
 
 
-def _offline(chest: Chest, setting: Setting, weights: Path | None, region: float, seed: int) -> Offline:
+def _offline(chest: Chest, setting: Setting, weights: Path | None, options: dict[str, float], seed: int) -> Offline:
     model, n = _model(setting, weights, seed), len(chest.learned)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     learner = Offline(
         model, optimizer, memory=n, epochs=setting.epochs, batch=setting.batch, seed=seed, precision="float32",
-        region=region,
+        **options,
     )  # fmt: skip
     classes = list(range(len(chest.class_names)))
     _observe(learner, chest.learned, classes, 0, 200, torch.Generator().manual_seed(seed))
@@ -270,39 +252,13 @@ def _observe(
         some = pictures.select(ids)
         margin = pictures.inputs.shape[2] // 32  # the hila and what lies behind the borders may speak too
         regions = F.max_pool2d(some.regions.float(), 2 * margin + 1, 1, margin).to(torch.uint8) * 255
-        learner.observe(Batch(_colour(some.inputs), some.labels, ids, task, regions=regions))
+        learner.observe(Batch(colour(some.inputs), some.labels, ids, task, regions=regions))
 
 
 def _cams(learner: Learner, pictures: Pictures) -> Tensor:
-    x = learner.model.normalise(_colour(pictures.inputs))
+    x = learner.model.normalise(colour(pictures.inputs))
     target = torch.tensor([learner.classes.codes.index(int(code)) for code in pictures.labels])
     return GradCAM(learner.model).attribute(x, target)
-
-
-def _balanced(learner: Learner, inputs: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the share that is recognised, in per cent."""
-    right = _labels(learner, inputs) == labels
-    return 100 * statistics.mean(float(right[labels == c].float().mean()) for c in labels.unique())
-
-
-def _labels(learner: Learner, inputs: Tensor) -> Tensor:
-    return learner.predict(_colour(inputs), chunk=64).labels.cpu()
-
-
-def _colour(inputs: Tensor) -> Tensor:
-    return inputs.expand(-1, 3, -1, -1)
-
-
-def _of_another_class(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """``[n]`` positions: for each sample one of another class, every other class as often."""
-    found = torch.zeros_like(labels)
-    present = labels.unique().tolist()
-    for i, label in enumerate(labels.tolist()):
-        others = [c for c in present if c != label]
-        c = others[int(torch.randint(len(others), (), generator=generator))]
-        members = (labels == c).nonzero().flatten()
-        found[i] = members[torch.randint(len(members), (), generator=generator)]
-    return found
 
 
 def spread(pictures: Pictures, count: int) -> Pictures:
@@ -314,6 +270,10 @@ def spread(pictures: Pictures, count: int) -> Pictures:
         n = min(len(own), -(-count // len(present)))
         keep += own[torch.linspace(0, len(own) - 1, n).long()].tolist()
     return pictures.select(torch.tensor(sorted(keep), dtype=torch.int64))
+
+
+def _called(options: dict[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in options.items())
 
 
 def _key(row: dict[str, Any]) -> str:

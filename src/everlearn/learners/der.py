@@ -33,7 +33,7 @@ class DER(Learner):
         α and β.
     """
 
-    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region"})
+    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region", "frames"})
     slotwise = frozenset({"z", "known"})
 
     def __init__(

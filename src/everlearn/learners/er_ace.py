@@ -22,7 +22,7 @@ class ERACE(Learner):
     So what is new does not push away the features of what is old; the step costs no more than ER's.
     """
 
-    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region"})
+    takes = frozenset({"iterations", "augment", "review", "mkd", "average", "rrr", "region", "frames"})
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""

@@ -79,7 +79,7 @@ class Learner:
 
     needs_tasks: ClassVar[bool] = False
     takes: ClassVar[frozenset[str]] = frozenset(
-        {"loss", "augment", "views", "review", "mkd", "average", "rrr", "region"}
+        {"loss", "augment", "views", "review", "mkd", "average", "rrr", "region", "frames"}
     )
     alone: ClassVar[bool] = False
     slotwise: ClassVar[frozenset[str]] = frozenset()
@@ -133,10 +133,10 @@ class Learner:
         self.stands_for = 0  # samples that this process's part of a step stands for
         self.teacher = MomentumTeacher(self.model, self.options.mkd) if self.options.mkd else None
         self.averaged = AveragedModel(self.model, self.options.average) if self.options.average else None
-        rrr, region = self.options.rrr, self.options.region
-        if (rrr or region) and not self.group.alone:
-            raise SettingError("rrr and region learn in one process; leave them out, or several processes")
-        self.reasons = Reasons(self.memory, rrr, region) if rrr or region else None
+        rrr, region, frames = self.options.rrr, self.options.region, self.options.frames
+        if (rrr or region or frames) and not self.group.alone:
+            raise SettingError("rrr, region and frames learn in one process; leave them out, or several processes")
+        self.reasons = Reasons(self.memory, rrr, region, frames) if rrr or region or frames else None
         self._forwards = 0  # training passes within this step
         self._arrived = 0  # samples of the step in all processes
         self.none = torch.zeros(0)  # no pictures, in the shape of pictures

@@ -43,6 +43,8 @@ class Options:
         If above 0, weight of how far the maps of remembered samples drift (arXiv 2010.01528); see `reasons.py`.
     region : float
         If above 0, weight of the evidence outside the regions that samples bring with them; see `reasons.py`.
+    frames : float
+        If above 0, share of the samples with a region that a step shows in another one's surroundings; see `frames.py`.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class Options:
     average: float = 0.0
     rrr: float = 0.0
     region: float = 0.0
+    frames: float = 0.0
 
     @classmethod
     def of(cls, settings: dict[str, Any], method: str, takes: frozenset[str]) -> Options:
@@ -91,6 +94,8 @@ class Options:
             raise SettingError(f"{found}; expected a share from 0 (none) to 1; 0.01 averages about 100 steps")
         if self.rrr < 0 or self.region < 0:
             raise SettingError(f"rrr is {self.rrr} and region {self.region}; expected 0 (none) or more for both")
+        if not 0 <= self.frames <= 1:
+            raise SettingError(f"frames is {self.frames}; expected a share of the samples from 0 (none) to 1")
         _ = self.augmentation  # a wrong name shows when the learner is built
 
     @cached_property

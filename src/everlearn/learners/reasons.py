@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.learners.beside import arrivals
+from everlearn.learners.frames import in_foreign_frames
 from everlearn.memory import Memory
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Reasons:
         For each slot at most 4 h w bytes of map (h × w as the model's last feature map) and 1024 of region are kept.
     rrr, region : float
         Weights of the two penalties.
+    frames : float
+        Share of the samples that a step shows in another one's surroundings.
 
     Examples
     --------
@@ -78,11 +81,12 @@ class Reasons:
     []
     """
 
-    def __init__(self, memory: Memory, rrr: float, region: float) -> None:
-        self.memory, self.rrr, self.region = memory, rrr, region
+    def __init__(self, memory: Memory, rrr: float, region: float, frames: float = 0.0) -> None:
+        self.memory, self.rrr, self.region, self.frames = memory, rrr, region, frames
+        self.bounded = region > 0 or frames > 0
         self.maps = torch.zeros(memory.capacity, 0, 0, device=memory.device)
         self.known = torch.zeros(memory.capacity, dtype=torch.bool, device=memory.device)
-        cells = GRID if region else 0
+        cells = GRID if self.bounded else 0
         self.regions = torch.full((memory.capacity, cells, cells), 255, dtype=torch.uint8, device=memory.device)
         self._arriving: Tensor | None = None
 
@@ -107,7 +111,7 @@ class Reasons:
         """Store the regions of the samples that memory took in; their maps are lacking."""
         new, position = arrivals(self.memory, ids, step)
         self.known[: self.memory.size] &= ~new
-        if self.region:
+        if self.bounded:
             assert self._arriving is not None
             cells = F.adaptive_avg_pool2d(self._arriving.float(), GRID)[:, 0].round().to(torch.uint8)
             held = self.regions[: self.memory.size]
@@ -129,7 +133,7 @@ class Reasons:
         maps, regions = torch.zeros(n, 1, h or 1, w or 1, device=device), torch.ones(n, 1, *size, device=device)
         if h:
             maps[there, 0] = self.maps[slots] * self.known[slots, None, None]
-        if self.region:
+        if self.bounded:
             regions[there] = F.interpolate(self.regions[slots, None] / 255, size)
             if len(slots) < n:
                 assert self._arriving is not None
@@ -166,7 +170,7 @@ class Reasons:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
-        self.__init__(self.memory, self.rrr, self.region)  # type: ignore[misc]
+        self.__init__(self.memory, self.rrr, self.region, self.frames)  # type: ignore[misc]
         size, h, w = state["maps"].shape
         self.maps = torch.zeros(self.memory.capacity, h, w, device=self.memory.device)
         for name, tensor in state.items():
@@ -181,6 +185,8 @@ def marked(
     slots = torch.zeros(0, dtype=torch.int64, device=learner.device) if slots is None else slots
     size, views, augment = (inputs.shape[2], inputs.shape[3]), learner.options.views, learner.options.augmentation
     marks = learner.reasons.marks(slots, len(inputs) // views, first, size).repeated(views)
+    if learner.reasons.frames:
+        inputs = in_foreign_frames(inputs, marks.regions, learner.reasons.frames, generator)
     if augment is None:
         return inputs, marks
     seen, moved = augment.together(inputs, marks.stacked(size), generator)

@@ -36,7 +36,7 @@ class Refit(Learner):
         Bound on the norm of the gradient.
     """
 
-    takes = frozenset({"augment", "region"})
+    takes = frozenset({"augment", "region", "frames"})
     alone = True
 
     def __init__(

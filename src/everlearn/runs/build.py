@@ -58,7 +58,8 @@ def build_source(
     if settings.columns:
         where["columns"] = data.Columns(**settings.columns)
 
-    marked = spec is None and bool(config.learner.options.get("region"))
+    asked = next((name for name in ("region", "frames") if config.learner.options.get(name)), None)
+    marked = spec is None and asked is not None
 
     def open_at(size: int | None) -> Source:
         return data.open_source(
@@ -69,7 +70,7 @@ def build_source(
     source = open_at(size)
     if marked and first and source.regions is None:
         raise SettingError(
-            f"region is set, but {settings.source} tells of no regions; expected masks or boxes in the folder's "
+            f"{asked} is set, but {settings.source} tells of no regions; expected masks or boxes in the folder's "
             "meta.jsonl, or a manifest with a column mask"
         )
     if own:
@@ -167,7 +168,7 @@ def _model(config: Config, shape: tuple[int, int, int]) -> Model:
             settings.backbone, channels=shape[0], size=max(shape[1:]), seed=config.seed, weights=settings.weights,
             pretrained=settings.pretrained,
         )  # fmt: skip
-    for name in ("augment", "views", "rrr", "region"):
+    for name in ("augment", "views", "rrr", "region", "frames"):
         if settings.options.get(name):
             raise SettingError(f"{name} is for pictures; leave it out for texts")
     return build_text_model(settings.weights or settings.backbone)

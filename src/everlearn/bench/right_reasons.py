@@ -73,7 +73,7 @@ class Setting:
     most: int | None = None
 
     @property
-    def cures(self) -> dict[str, dict[str, float]]:
+    def cures(self) -> dict[str, dict[str, Any]]:
         """Lines of the first two tables: name → options of the learner."""
         region, frames = {"region": self.region}, {"frames": self.frames}
         return {"plain": {}, **{_called(each): each for each in (region, frames, region | frames)}}
@@ -153,7 +153,7 @@ def cured(
     chest: Chest,
     setting: Setting,
     weights: Path | None,
-    options: dict[str, float],
+    options: dict[str, Any],
     counts: dict[str, int | None],
     seed: int,
 ) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def along_stream(
     }
 
 
-def _offline(chest: Chest, setting: Setting, weights: Path | None, options: dict[str, float], seed: int) -> Offline:
+def _offline(chest: Chest, setting: Setting, weights: Path | None, options: dict[str, Any], seed: int) -> Offline:
     model, n = _model(setting, weights, seed), len(chest.learned)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     learner = Offline(
@@ -272,7 +272,7 @@ def spread(pictures: Pictures, count: int) -> Pictures:
     return pictures.select(torch.tensor(sorted(keep), dtype=torch.int64))
 
 
-def _called(options: dict[str, float]) -> str:
+def _called(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in options.items())
 
 

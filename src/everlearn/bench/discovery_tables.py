@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from everlearn.bench.tables import half_width
+
 _ERRORS = ("mae", "mae_forest", "mae_of_the_mean", "spearman", "within_80", "width_80", "stretch")
 
 
@@ -18,12 +20,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     >>> mean, round(half, 1)
     (11.0, 12.7)
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
-
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), half_width(values) if len(values) > 1 else None
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -239,13 +239,22 @@ def as_markdown(found: Sequence[dict[str, Any]]) -> str:
     for e in found:
         cells = []
         for name in MEASURES:
-            text = (
-                "–" if e[name] is None else f"{e[name]:.3f}" if name in ("insertion", "deletion") else f"{e[name]:.1f}"
-            )
+            text = "–" if e[name] is None else f"{e[name]:.{digits(name)}f}"
             cells.append(f"**{text}**" if e[name] is not None and e[name] == best[name] and e in full else text)
-        title = e["name"] + (f" ({e['package']})" if e["package"] else "")
-        lines.append(f"| {title} | {' | '.join(cells)} | {e['seconds']:.2f} | {e['forwards']:.0f} | {e['pictures']} |")
+        lines.append(
+            f"| {title(e)} | {' | '.join(cells)} | {e['seconds']:.2f} | {e['forwards']:.0f} | {e['pictures']} |"
+        )
     return "\n".join(lines)
+
+
+def title(row: dict[str, Any]) -> str:
+    """How tables call the line of a row: its name, and the package in brackets."""
+    return str(row["name"]) + (f" ({row['package']})" if row["package"] else "")
+
+
+def digits(measure: str) -> int:
+    """Decimals with which tables show a measure."""
+    return 3 if measure in ("insertion", "deletion") else 1
 
 
 def chosen(lines: dict[str, Line], names: str | None, peers: bool = True) -> list[Line]:

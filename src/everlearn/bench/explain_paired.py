@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from everlearn.bench.explain import MEASURES
+from everlearn.bench.explain import MEASURES, digits, title
 from everlearn.bench.tables import half_width
 
 _FEWEST = 3  # pictures of which a difference is told
@@ -37,22 +37,21 @@ def against_the_best(rows: Sequence[dict[str, Any]], name: str = "FrugalSISE") -
     """
     by: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        title = row["name"] + (f" ({row['package']})" if row["package"] else "")
-        by.setdefault(title, {})[row["picture"]] = row
+        by.setdefault(title(row), {})[row["picture"]] = row
     mine, found = by.pop(name, {}), []
     for measure, more in MEASURES.items():
         pictures = [p for p, row in mine.items() if measure in row]
         others = {
-            title: [held[p][measure] for p in pictures]
-            for title, held in by.items()
-            if not title.startswith("random")
+            called: [held[p][measure] for p in pictures]
+            for called, held in by.items()
+            if not called.startswith("random")
             and mine.keys() <= held.keys()
             and all(measure in held[p] for p in pictures)
         }
         if len(pictures) < _FEWEST or not others:
             continue
         sign = 1 if more else -1
-        other = max(others, key=lambda title: sign * statistics.mean(others[title]))
+        other = max(others, key=lambda called: sign * statistics.mean(others[called]))
         values = [mine[p][measure] for p in pictures]
         better = [sign * (a - b) for a, b in zip(values, others[other])]
         found.append({
@@ -67,7 +66,7 @@ def as_text(found: Sequence[dict[str, Any]], name: str = "FrugalSISE") -> str:
     """A line for each measure; empty where nothing was compared."""
     lines = [f"{name} against the best other, better by, and the 95 % interval of it:"] if found else []
     for e in found:
-        digits = 3 if e["measure"] in ("insertion", "deletion") else 1
-        values = f"{e['mean']:.{digits}f}, {e['other_mean']:.{digits}f} {e['other']}"
-        lines.append(f"- {e['measure']}: {values}; {e['better']:+.{digits}f} ± {e['interval']:.{digits}f}")
+        d = digits(e["measure"])
+        values = f"{e['mean']:.{d}f}, {e['other_mean']:.{d}f} {e['other']}"
+        lines.append(f"- {e['measure']}: {values}; {e['better']:+.{d}f} ± {e['interval']:.{d}f}")
     return "\n".join(lines)

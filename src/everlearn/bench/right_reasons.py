@@ -21,7 +21,7 @@ from everlearn.bench.continual import append_rows, read_rows
 from everlearn.bench.shortcut import accuracies, balanced, colour
 from everlearn.data import Batch
 from everlearn.errors import SettingError
-from everlearn.explainers import EXPLAINERS, GradCAM
+from everlearn.explainers import EXPLAINERS
 from everlearn.learners import ER, Learner, Offline
 from everlearn.metrics.explanation_drift import explanation_drift
 from everlearn.metrics.faithfulness import random_maps
@@ -211,8 +211,8 @@ def along_stream(
     for number, task in enumerate(tasks):
         _observe(learner, chest.learned, task, number, setting.incoming, generator)
         after.append([balanced(learner, t.inputs, t.labels) for t in tests[: number + 1]])
-        maps.append(_cams(learner, tests[number]))
-    last = [_cams(learner, t) for t in tests]
+        maps.append(explained(learner, tests[number], "grad_cam", seed))
+    last = [explained(learner, t, "grad_cam", seed) for t in tests]
     drift = explanation_drift(maps, last)
     inside = torch.cat([energy_in_region(m, t.regions) for m, t in zip(last, tests)]).nanmean()
     return {
@@ -253,12 +253,6 @@ def _observe(
         margin = pictures.inputs.shape[2] // 32  # the hila and what lies behind the borders may speak too
         regions = F.max_pool2d(some.regions.float(), 2 * margin + 1, 1, margin).to(torch.uint8) * 255
         learner.observe(Batch(colour(some.inputs), some.labels, ids, task, regions=regions))
-
-
-def _cams(learner: Learner, pictures: Pictures) -> Tensor:
-    x = learner.model.normalise(colour(pictures.inputs))
-    target = torch.tensor([learner.classes.codes.index(int(code)) for code in pictures.labels])
-    return GradCAM(learner.model).attribute(x, target)
 
 
 def spread(pictures: Pictures, count: int) -> Pictures:

@@ -16,7 +16,7 @@ from everlearn.explainers.sise import scaled
 from everlearn.metrics.faithfulness import blur
 
 _ABSENT = 0.01  # what a pixel of no gradient, or of value 0, has beside the mean
-_SATURATED = 0.98
+_SATURATED = 0.98  # share of the pixels that lie below where a map saturates
 _FIRM = 56.0  # fine maps are blurred by the longer side over this: 4 pixels of 224
 
 
@@ -93,8 +93,9 @@ def fusions(
         ``[H, W]``, of `edges`.
     """
     P, G = product(layer_cams), scaled(grad_cam)
-    drawn = [E * edge for E in ((D + K) * fine, K * G * fine, G * fine, D * fine.sqrt(), K * fine, D * fine)]
-    return [scaled(E) for E in (*drawn, K * G * fine, D + P) if E.max() > E.min()]
+    both = K * G * fine
+    drawn = [E * edge for E in ((D + K) * fine, both, G * fine, D * fine.sqrt(), K * fine, D * fine)]
+    return [scaled(E) for E in (*drawn, both, D + P) if E.max() > E.min()]
 
 
 def levelled(E: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from everlearn.errors import SettingError
 from everlearn.models.language import LanguageConfig
 from everlearn.scaling import parity_run
 from everlearn.scaling.mesh import check, complete
+from everlearn.scaling.parallelise import shards
 from everlearn.scaling.parity import Row, compare, layouts, trace
 from everlearn.scaling.parity_run import run
 from everlearn.scaling.pipeline import blocks_of
@@ -94,6 +95,13 @@ SMALL = LanguageConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=16, vocab=6
 def test_layouts_that_do_not_fit_are_refused_in_one_line(layout, world, message):
     with pytest.raises(SettingError, match=message):
         check(complete(layout, world), SMALL, 16, 8)
+
+
+def test_what_fsdp_does_not_wrap_has_whole_copies_and_casts_by_itself():
+    """Autocast is for these: FSDP2 would cast, and zero-bubble schedules go without it."""
+    assert shards(Layout(dp=2)) and shards(Layout(dp=1, cp=2)) and shards(Layout(dp=2, pp=2))
+    assert not shards(Layout(dp=1, pp=2)) and not shards(Layout(dp=2, exact=True))
+    assert not shards(Layout(dp=2, pp=2, vpp=2, zero=0, schedule="zero-bubble"))
 
 
 def test_exact_sums_want_a_power_of_two():

@@ -20,7 +20,7 @@ from everlearn.models.mixture import Router
 from everlearn.scaling import exact, gradients
 from everlearn.scaling.initialise import initialise, named
 from everlearn.scaling.mesh import Mesh
-from everlearn.scaling.parallelise import parallelise, splits_backward
+from everlearn.scaling.parallelise import parallelise, shards, splits_backward
 from everlearn.scaling.pipeline import make_schedule, split, stages_of
 
 
@@ -228,8 +228,7 @@ class Engine:
 
     def _precision(self) -> AbstractContextManager[Any]:
         """FSDP computes in bfloat16 by itself; where nothing is sharded, autocast does."""
-        layout = self.mesh.layout
-        if layout.precision == "bf16" and (layout.exact or layout.dp * layout.cp == 1):
+        if self.mesh.layout.precision == "bf16" and not shards(self.mesh.layout):
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 

@@ -51,9 +51,14 @@ def parallelise(model: Language, mesh: Mesh) -> Language:
     if layout.compile:
         for block in model.blocks.values():
             block.compile()
-    if layout.dp * layout.cp > 1 and not splits_backward(layout) and not layout.exact:
+    if shards(layout):
         _shard(model, mesh)
     return model
+
+
+def shards(layout: Layout) -> bool:
+    """Whether FSDP2 wraps the model, and computes in bfloat16 by itself; else every process has whole copies."""
+    return layout.dp * layout.cp > 1 and not splits_backward(layout) and not layout.exact
 
 
 def splits_backward(layout: Layout) -> bool:

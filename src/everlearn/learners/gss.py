@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
 
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.er import ER
 from everlearn.learners.learner import StepReport
+from everlearn.learners.sample_gradients import gradient_products
 from everlearn.models import Model
 
 
@@ -32,8 +31,7 @@ class GSS(ER):
     model, optimizer, **settings
         As for `Learner`.
     strength : int
-        Samples drawn from memory to compare with. Gradients of ``strength + batch`` samples are held at once, in
-        evaluation mode, each as large as the model.
+        Samples drawn from memory to compare with, in evaluation mode, by `gradient_products`.
     """
 
     slotwise = frozenset({"score"})
@@ -88,22 +86,17 @@ class GSS(ER):
         if not self.memory.size:
             return torch.ones(len(y), device=self.device)
         m = self.recall(self.memory.draw(self.strength, self.generator))
-        G = self.sample_gradients(torch.cat([m.inputs, x]), torch.cat([m.targets, y]))
-        G_m, g = F.normalize(G, dim=1).split([len(m), len(y)])
-        return 1 + (g @ G_m.T).amax(1)
+        cosine = self.gradient_cosines(torch.cat([m.inputs, x]), torch.cat([m.targets, y]))
+        return 1 + cosine[len(m) :, : len(m)].amax(1)
 
-    def sample_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """``[n, parameters]``: the gradient of every sample's own loss, in evaluation mode."""
-        trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-
-        def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(functional_call(self.model, weights, (x[None],)).float(), y[None])
-
+    def gradient_cosines(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """``[n, n]``: cosines of the gradients of the samples' own losses, in evaluation mode."""
         was_training = self.model.training
         self.model.eval()
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(trained, self.to_layout(inputs), targets)
+        K = gradient_products(self.model, inputs, targets, self.passed)
         self.model.train(was_training)
-        return torch.cat([g.flatten(1) for g in gradients.values()], 1)
+        length = K.diagonal().clamp(min=torch.finfo(K.dtype).tiny).rsqrt()
+        return K * length * length[:, None]
 
     def rule_state(self) -> dict[str, Tensor]:
         """The scores of the remembered samples."""

@@ -19,7 +19,7 @@ class AGEM(Learner):
     With g_ref the gradient on the draw: g̃ = g − min(0, gᵀg_ref) / (g_refᵀg_ref) · g_ref (eq. 11).
     """
 
-    takes = frozenset({"loss", "iterations", "augment", "review"})
+    takes = frozenset({"loss", "iterations", "augment", "review", "average"})
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
@@ -51,7 +51,7 @@ class AGEM(Learner):
         self.optimizer.zero_grad(set_to_none=True)
         for p, g in zip(self._trained(), gradient):
             p.grad = g
-        self.optimizer.step()
+        self.advance()
 
     def _trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]

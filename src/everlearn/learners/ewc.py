@@ -36,7 +36,7 @@ class EWC(Learner):
     """
 
     needs_tasks = True
-    takes = frozenset({"loss", "augment"})
+    takes = frozenset({"loss", "augment", "average"})
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class EWC(Learner):
     def descend(self, loss: Tensor | None) -> Tensor:
         """One step on the loss and the penalty."""
         loss = self._add_penalty(self.gradients(loss))
-        self.optimizer.step()
+        self.advance()
         return loss
 
     def begin_task(self) -> None:

@@ -344,10 +344,14 @@ class Learner:
         Of several processes each calls it as often as the others, with None where it has nothing to learn from.
         """
         loss = self.gradients(loss)
+        self.advance()
+        return loss
+
+    def advance(self) -> None:
+        """One step of the optimiser along the gradients at hand; what follows the weights follows."""
         self.optimizer.step()
         for follower in self.followers().values():
             follower.follow(self.model)
-        return loss
 
     def gradients(self, loss: Tensor | None) -> Tensor:
         """One backward pass. Gradients and the loss become their means over the samples of all processes."""

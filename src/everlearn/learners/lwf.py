@@ -35,7 +35,7 @@ class LwF(Learner):
     """
 
     needs_tasks = True
-    takes = frozenset({"augment"})
+    takes = frozenset({"augment", "average"})
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class SCR(Learner):
         Dimensions of the projections.
     """
 
-    takes = frozenset({"iterations", "augment"})
+    takes = frozenset({"iterations", "augment", "average"})
 
     def __init__(
         self,

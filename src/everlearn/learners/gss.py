@@ -65,7 +65,7 @@ class GSS(ER):
         memory.offered += len(y)
         if room:
             self.score[memory.size : memory.size + room] = c[:room]
-            memory.append(x[:room], y[:room], batch.ids[:room], self.step)
+            memory.append(x[:room], y[:room], batch.ids[:room], self.step, classes=len(self.classes.codes))
         if room == len(y):
             return
         u, r = torch.rand(2, len(y) - room, generator=self.generator).to(self.device, non_blocking=True)

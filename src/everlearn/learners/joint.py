@@ -48,7 +48,7 @@ class Joint(Refit):
     def gather(self, batch: Batch, x: Tensor, y: Tensor) -> None:
         """Keep all."""
         self.memory.offered += len(y)
-        self.memory.append(x, y, batch.ids, self.step)
+        self.memory.append(x, y, batch.ids, self.step, classes=len(self.classes.codes))
 
 
 class Offline(Joint):

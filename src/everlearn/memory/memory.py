@@ -89,12 +89,12 @@ class Memory:
         held = [self.targets, self.ids, self.steps, self.index.rows, self.index.place]
         return sum(t.numel() * t.element_size() for t in held + ([] if self.inputs is None else [self.inputs]))
 
-    def append(self, inputs: Tensor, targets: Tensor, ids: Tensor, step: int) -> None:
-        """Store samples in free slots; there must be room."""
+    def append(self, inputs: Tensor, targets: Tensor, ids: Tensor, step: int, *, classes: int | None = None) -> None:
+        """Store samples in free slots; there must be room. ``classes`` as for `write`, or read off ``targets``."""
         slots = torch.arange(self.size, self.size + len(targets), device=self.device)
         if len(targets) > self.capacity - self.size:
             raise SettingError(f"{len(targets)} samples for {self.capacity - self.size} free slots of memory")
-        self.write(slots, inputs, targets, ids, step, classes=self._classes_with(targets))
+        self.write(slots, inputs, targets, ids, step, classes=classes or self._classes_with(targets))
         self.size += len(targets)
 
     def write(

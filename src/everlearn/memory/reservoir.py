@@ -37,7 +37,7 @@ def reservoir(
     """
     room = min(memory.capacity - memory.size, len(targets))
     if room:
-        memory.append(inputs[:room], targets[:room], ids[:room], step)
+        memory.append(inputs[:room], targets[:room], ids[:room], step, classes=classes)
     memory.offered += room
     rest = len(targets) - room
     if rest == 0:
@@ -49,5 +49,6 @@ def reservoir(
     later = torch.triu(slot[:, None] == slot[None, :], 1).any(1)  # of two on one slot the later one stays
     chosen = torch.nonzero(keep & ~later).flatten()
     if len(chosen):
-        at = (room + chosen).to(targets.device)
-        memory.write(slot[chosen], inputs[at], targets[at], ids[at.to(ids.device)], step, classes=classes)
+        of = room + chosen
+        at = of.to(targets.device, non_blocking=True)
+        memory.write(slot[chosen], inputs[at], targets[at], ids[of], step, classes=classes)

@@ -7,13 +7,13 @@ too: those that the learning model carries along do not fit the average.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from everlearn.learners.follower import Follower
 from everlearn.learners.group import Group
 from everlearn.memory import Memory
 from everlearn.models import Model
@@ -22,10 +22,8 @@ _MEASURED = 50
 """Batches that BatchNorm is measured on."""
 
 
-class AveragedModel:
-    """Weights that follow the learning model: after every step θ̄ ← (1 − α) θ̄ + α θ.
-
-    In the first 1/α steps it is the plain mean of the weights so far.
+class AveragedModel(Follower):
+    """The learning model's `Follower`, which predicts in its place.
 
     Parameters
     ----------
@@ -49,26 +47,8 @@ class AveragedModel:
     """
 
     def __init__(self, model: Model, alpha: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.alpha = alpha
-        self.steps = 0
+        super().__init__(model, alpha)
         self._weights: dict[str, Tensor] | None = None
-
-    @torch.no_grad()
-    def follow(self, model: Model) -> None:
-        """Move a share α towards the learning model."""
-        self.steps += 1
-        alpha, theirs = max(self.alpha, 1 / self.steps), model.state_dict()
-        for name, mine in self.model.state_dict().items():
-            if mine.is_floating_point():
-                mine.lerp_(theirs[name], alpha)
-            else:
-                mine.copy_(theirs[name])
-
-    def grow(self, model: Model) -> None:
-        """Take over the rows that the learning model's head has grown."""
-        for mine, theirs in zip(self.model.head.parameters(), model.head.parameters()):
-            mine.data = torch.cat([mine.data, theirs.data[len(mine) :]])
 
     def changed(self) -> None:
         """Weights or memory have changed: BatchNorm is measured anew when a prediction is wanted."""
@@ -100,16 +80,6 @@ class AveragedModel:
             for name, parameter in model.named_parameters():
                 self._weights[name].requires_grad_(parameter.requires_grad)
         return self._weights
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The average, and how many steps it followed."""
-        return self.model.state_dict() | {"steps": torch.tensor(self.steps)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; the head has grown already."""
-        self.model.load_state_dict({name: tensor for name, tensor in state.items() if name != "steps"})
-        self.steps = int(state["steps"])
-        self.changed()
 
     def _measure(self, batches: Iterable[Tensor]) -> None:
         layers = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -18,6 +18,7 @@ from everlearn.errors import SettingError
 from everlearn.learners.averaged import AveragedModel
 from everlearn.learners.classes import Classes
 from everlearn.learners.device import default_device, drawing_from, fast_bfloat16, mixed
+from everlearn.learners.follower import Follower
 from everlearn.learners.group import Group
 from everlearn.learners.momentum import MomentumTeacher
 from everlearn.learners.optimizer_state import pad
@@ -227,9 +228,9 @@ class Learner:
         """Restore what `state_dict` gave, into a learner built with the same settings."""
         restore(self, state)
 
-    def followers(self) -> dict[str, MomentumTeacher | AveragedModel]:
+    def followers(self) -> dict[str, Follower]:
         """What follows the model's weights, by the name of its part of the state."""
-        named = {"teacher": self.teacher, "averaged": self.averaged}
+        named: dict[str, Follower | None] = {"teacher": self.teacher, "averaged": self.averaged}
         return {name: follower for name, follower in named.items() if follower is not None}
 
     def join_own(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

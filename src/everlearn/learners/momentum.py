@@ -6,20 +6,16 @@ arXiv 2309.02870).
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everlearn.learners.follower import Follower
 from everlearn.models import Model
 
 
-class MomentumTeacher:
-    """A teacher T that follows the student S: after every step θ_T ← (1 − α) θ_T + α θ_S.
-
-    In the first 1/α steps it is the plain mean of the student's weights so far (α = 1/t at step t), so that it does not
-    hold on to where training began.
+class MomentumTeacher(Follower):
+    """A teacher T that follows the student S, as a `Follower`.
 
     Parameters
     ----------
@@ -44,9 +40,8 @@ class MomentumTeacher:
     """
 
     def __init__(self, student: Model, weight: float = 5.5, alpha: float = 0.01, temperature: float = 4.0) -> None:
-        self.model = copy.deepcopy(student).eval().requires_grad_(False)
-        self.weight, self.alpha, self.temperature = weight, alpha, temperature
-        self.steps = 0
+        super().__init__(student, alpha)
+        self.weight, self.temperature = weight, temperature
         self._mean: dict[str, Tensor] | None = None
 
     def loss(self, taught: Tensor, logits: Tensor) -> Tensor:
@@ -54,31 +49,6 @@ class MomentumTeacher:
         log_T = (taught / self.temperature).log_softmax(1)
         log_S = (logits / self.temperature).log_softmax(1).repeat(len(taught) // max(1, len(logits)), 1)
         return self.weight * F.kl_div(log_S, log_T, reduction="batchmean", log_target=True)
-
-    @torch.no_grad()
-    def follow(self, student: Model) -> None:
-        """Move a share α towards the student, BatchNorm's statistics included."""
-        self.steps += 1
-        alpha, followed = max(self.alpha, 1 / self.steps), student.state_dict()
-        for name, mine in self.model.state_dict().items():
-            if mine.is_floating_point():
-                mine.lerp_(followed[name], alpha)
-            else:
-                mine.copy_(followed[name])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Weights, and how many steps it followed."""
-        return self.model.state_dict() | {"steps": torch.tensor(self.steps)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; the head has grown already."""
-        self.model.load_state_dict({name: tensor for name, tensor in state.items() if name != "steps"})
-        self.steps = int(state["steps"])
-
-    def grow(self, student: Model) -> None:
-        """Take over the rows that the student's head has grown."""
-        for mine, theirs in zip(self.model.head.parameters(), student.head.parameters()):
-            mine.data = torch.cat([mine.data, theirs.data[len(mine) :]])
 
     def changed(self) -> None:
         """The student has changed: its mean with the teacher is computed anew when wanted."""

@@ -4,7 +4,8 @@ import check_learner as check
 import torch
 
 from everlearn.learners import ER
-from everlearn.learners.averaged import AveragedModel
+from everlearn.learners.averaged import AveragedModel, remembered_batches
+from everlearn.memory import Memory
 
 
 def test_average_is_the_mean_of_the_first_steps_and_slow_then():
@@ -34,6 +35,18 @@ def test_batch_norm_is_measured_on_the_batches():
     assert weights["backbone.0.weight"].requires_grad  # attributions go through it
     assert torch.equal(average.model.backbone[1].running_mean, torch.zeros(6))  # what is saved is the average alone
     assert average.weights(model, iter(())) is weights
+
+
+def test_measured_batches_hold_memory_and_the_newest_in_a_steps_shares():
+    memory = Memory(40)
+    for step in range(40):
+        picture = torch.full((1, 1, 8, 8), step, dtype=torch.uint8)
+        memory.append(picture, torch.tensor([0]), torch.tensor([step]), step)
+    for newest, size in ((1.0, 20), (0.1, 11)):
+        batches = [batch[:, 0, 0, 0] for batch in remembered_batches(memory, 10, 0, newest)]
+        assert [len(batch) for batch in batches] == [size] * 4
+        assert torch.cat([batch[:10] for batch in batches]).sort().values.tolist() == list(range(40))
+        assert all((batch[10:] >= 36).all() for batch in batches)
 
 
 def test_the_average_predicts_and_the_model_learns_on():

@@ -105,13 +105,13 @@ def batchnorm_statistics(model: nn.Module) -> list[Tensor]:
     return [t for t in held if t is not None]
 
 
-def remembered_batches(memory: Memory, replay: int, seed: int) -> Iterator[Tensor]:
-    """Pictures as steps see them: ``replay`` drawn out of all of memory, as many out of the newest tenth of it."""
+def remembered_batches(memory: Memory, replay: int, seed: int, newest: float = 1.0) -> Iterator[Tensor]:
+    """Pictures as steps see them: ``replay`` out of all of memory, ``newest`` times as many out of its newest tenth."""
     rng = torch.Generator().manual_seed(seed)
     if memory.size < 2:
         return
     order = torch.randperm(memory.size, generator=rng).to(memory.device)
-    newest = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
+    last = memory.steps[: memory.size].argsort(descending=True, stable=True)[: math.ceil(memory.size / 10)]
     for slots in order.split(replay)[:_MEASURED]:
-        recent = torch.randint(len(newest), (len(slots),), generator=rng).to(memory.device)
-        yield memory.take(torch.cat([slots, newest[recent]])).inputs
+        recent = torch.randint(len(last), (math.ceil(newest * len(slots)),), generator=rng).to(memory.device)
+        yield memory.take(torch.cat([slots, last[recent]])).inputs

@@ -73,6 +73,8 @@ class Learner:
         Classes known when that task began: their indices are below it.
     alone : bool
         Whether the method's rule needs all of memory in one process; it then refuses a group of several.
+    newest : float
+        Incoming samples of a usual step for each replayed one.
     slotwise, own : frozenset or tuple of str
         Of a rule's state: what has a row for each slot of memory, and beginnings of the names of what belongs to each
         process alone. All the rest is the same in all processes.
@@ -83,6 +85,7 @@ class Learner:
         {"loss", "augment", "views", "review", "mkd", "average", "rrr", "region", "frames"}
     )
     alone: ClassVar[bool] = False
+    newest: ClassVar[float] = 1.0
     slotwise: ClassVar[frozenset[str]] = frozenset()
     own: ClassVar[tuple[str, ...]] = ()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def weights_of(learner: Learner) -> dict[str, Tensor] | None:
     """Of the whole model by name, where it is not the learning model that predicts."""
     if learner.averaged is not None:
-        batches = remembered_batches(learner.memory, learner.replay, learner.seed)
+        batches = remembered_batches(learner.memory, learner.replay, learner.seed, learner.newest)
         return learner.averaged.weights(learner.model, map(learner.to_layout, batches), learner.group)
     return None if learner.teacher is None else learner.teacher.means(learner.model)
 

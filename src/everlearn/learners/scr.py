@@ -41,6 +41,7 @@ class SCR(Learner):
     """
 
     takes = frozenset({"iterations", "augment", "average"})
+    newest = 0.1
 
     def __init__(
         self,

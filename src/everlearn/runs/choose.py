@@ -17,7 +17,7 @@ _LARGEST_MEMORY = 512 * 2**20  # bytes of remembered pictures
 _LONG_STREAM = 30  # samples for each place in memory: measured below 20 a reservoir remembers better, at 50 worse
 _FROZEN_SIZE = 128  # pixels a side below which a pretrained backbone sees too little
 
-AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser")
+AVERAGED = ("er", "er_ace", "der", "mir", "gss", "aser", "agem", "scr")
 """Methods that train all along, by replay: averaged weights predict better."""
 
 

@@ -110,7 +110,7 @@ def as_markdown(found: Sequence[dict[str, Any]]) -> str:
         accuracy = f"{e['accuracy']:.1f}" + (f" ± {e['interval']:.1f}" if e["interval"] is not None else "")
         published = f"{e['published']:.1f}" if e["published"] is not None else "–"
         lines.append(
-            f"| {e['name']} | {e['memory']} | {accuracy} | {published} | {e['forgetting']:.1f} "
+            f"| {e['name']} | {e['memory']} | {accuracy} | {published} | {e['forgetting']:z.1f} "
             f"| {_cell(e['anytime_accuracy'])} | {_cell(e['worst_case_accuracy'])} | {e['seeds']} "
             f"| {e['seconds']:.1f} | {e['forwards_per_sample']:.1f} |"
         )
@@ -138,7 +138,7 @@ def _mean_of(name: str, rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return "–" if value is None else f"{value:z.1f}"
 
 
 def half_width(values: Sequence[float]) -> float:

@@ -59,7 +59,7 @@ def demo(
         table.add_row(
             result["method"],
             f"{result['average_accuracy']:.1%}",
-            f"{result['forgetting']:.1%}",
+            f"{result['forgetting']:z.1%}",
             f"{result['seconds']:.1f}",
         )
     show.console.print(table)

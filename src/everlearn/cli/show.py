@@ -110,7 +110,7 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
         measured = f"average accuracy {mean}"
         for name in ("forgetting", "anytime_accuracy", "worst_case_accuracy", "backward_transfer", "forward_transfer"):
             if result[name] is not None:
-                measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:.1%}"
+                measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:z.1%}"
         measured += "\n"
     if result["accuracy_before_learning"] is not None:
         measured += f"accuracy before learning {result['accuracy_before_learning']:.1%}, "

@@ -73,7 +73,7 @@ def test_one_run_is_read_off_with_averaged_weights_too(few):
     for name, row in plain.items():
         assert row["accuracy_matrix"] == rows[name]["accuracy_matrix"]  # what is learned is the same
     assert len({json.dumps(row["accuracy_matrix"]) for row in rows.values()}) > 2
-    assert list(bench.Entry("A-GEM", "agem").readings(averaging)) == ["A-GEM"]  # which allows no average
+    assert list(bench.Entry("iCaRL", "icarl").readings(averaging)) == ["iCaRL"]  # which allows no average
 
 
 def test_a_row_has_what_the_table_needs(few):

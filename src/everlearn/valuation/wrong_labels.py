@@ -79,5 +79,6 @@ def directions(features: Tensor) -> Tensor:
 
 
 def _scaled(x: Tensor) -> Tensor:
-    spread = x.double().std(correction=0)
-    return x.double() / spread if spread > 0 else x.double()
+    x = x.double()
+    spread = x.std(correction=0) if len(x) else x.new_zeros(())
+    return x / spread if spread > 0 else x

@@ -91,10 +91,8 @@ class GSS(ER):
 
     def gradient_cosines(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """``[n, n]``: cosines of the gradients of the samples' own losses, in evaluation mode."""
-        was_training = self.model.training
-        self.model.eval()
-        K = gradient_products(self.model, inputs, targets, self.passed)
-        self.model.train(was_training)
+        with self.evaluating():
+            K = gradient_products(self.model, inputs, targets, self.passed)
         length = K.diagonal().clamp(min=torch.finfo(K.dtype).tiny).rsqrt()
         return K * length * length[:, None]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn.errors import RunError, SettingError
-from everlearn.memory import ClassBalanced, Memory, reservoir
+from everlearn.memory import ClassBalanced, HostClasses, Memory, reservoir
 
 
 def pictures(n: int, value: int = 0) -> torch.Tensor:
@@ -61,6 +61,18 @@ def test_class_balanced_keeps_rare_classes_whole():
     for i, label in enumerate(labels):
         policy(memory, pictures(1), torch.tensor([label]), torch.tensor([i]), i, rng, classes=3)
     assert memory.counts.tolist() == [8, 4, 8]
+
+
+def test_classes_on_the_host_follow_what_others_write():
+    memory, host = Memory(3), HostClasses()
+    host.offer(memory, pictures(3), torch.tensor([0, 0, 1]), torch.arange(3), 0, lambda label: host.free, classes=2)
+    memory.write(torch.tensor([0]), pictures(1), torch.tensor([1]), torch.tensor([7]), 1, classes=2)
+    host.offer(memory, pictures(1), torch.tensor([0]), torch.tensor([8]), 2, lambda label: host.one_of(1, 0), classes=2)
+    assert host.held.tolist() == memory.targets[:3].tolist() == [0, 0, 1]
+    assert memory.ids[:3].tolist() == [8, 1, 2]
+    memory.load_state_dict(filled([1, 1], 3).state_dict())
+    host.offer(memory, pictures(1), torch.tensor([0]), torch.tensor([9]), 3, lambda label: host.free, classes=2)
+    assert host.held.tolist() == memory.targets[:3].tolist() == [1, 1, 0]
 
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=5), n=st.integers(1, 8), seed=st.integers(0, 99))

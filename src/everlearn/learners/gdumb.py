@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlearn.data.samples import Batch
 from everlearn.learners.refit import Refit
+from everlearn.memory import HostClasses
 from everlearn.models import Model
 
 
@@ -39,19 +40,19 @@ class GDumb(Refit):
         **settings: Any,
     ) -> None:
         super().__init__(model, optimizer, epochs=epochs, batch=batch, schedule=schedule, **settings)
+        self._host = HostClasses()
 
     def gather(self, batch: Batch, x: Tensor, y: Tensor) -> None:
         """Greedy balancing, sample by sample as the paper has it."""
-        memory, classes = self.memory, len(self.classes.codes)
-        memory.offered += len(y)
-        for i, label in enumerate(y.tolist()):
-            counts = memory.counts.tolist() + [0] * (classes - memory.n_classes)
-            if counts[label] >= memory.capacity / max(1, sum(1 for c, n in enumerate(counts) if n or c == label)):
-                continue
-            one = slice(i, i + 1)
-            if not memory.full:
-                memory.append(x[one], y[one], batch.ids[one], self.step)
-                continue
-            members = memory.index.slots(counts.index(max(counts)))
-            victim = members[torch.randint(len(members), (1,), generator=self.generator).to(members.device)]
-            memory.write(victim, x[one], y[one], batch.ids[one], self.step, classes=classes)
+        targets = self.classes.indices(batch.labels)
+        self._host.offer(self.memory, x, targets, batch.ids, self.step, self._slot, classes=len(self.classes.codes))
+
+    def _slot(self, label: int) -> int | None:
+        counts = self._host.counts(len(self.classes.codes))
+        present = (counts > 0).sum() + (counts[label] == 0)
+        if counts[label] >= self.memory.capacity / present:
+            return None
+        if self._host.free is not None:
+            return self._host.free
+        u = float(torch.rand((), generator=self.generator, dtype=torch.float64))
+        return self._host.one_of(int(counts.argmax()), u)

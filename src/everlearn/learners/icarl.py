@@ -57,8 +57,8 @@ class ICaRL(Learner):
         x, y = self.receive(batch)
         for _ in range(self.options.iterations):
             loss = self._binary_step(x, y)
-        classes = len(self.classes.codes)
-        self.exemplars(self.memory, x, y, batch.ids, self.step, self.generator, classes=classes)
+        targets, classes = self.classes.indices(batch.labels), len(self.classes.codes)
+        self.exemplars(self.memory, x, targets, batch.ids, self.step, self.generator, classes=classes)
         return self.finish(batch, loss)
 
     def _binary_step(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,9 +5,13 @@ Chrysakis & Moens 2020, *Online Continual Learning from Imbalanced Data* (ICML, 
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from everlearn.memory.host_classes import HostClasses
 from everlearn.memory.memory import Memory
 
 
@@ -31,6 +35,7 @@ class ClassBalanced:
     def __init__(self) -> None:
         self.came: list[int] = []
         self.full: set[int] = set()
+        self._host = HostClasses()
 
     def __call__(
         self,
@@ -43,33 +48,22 @@ class ClassBalanced:
         *,
         classes: int,
     ) -> None:
-        """Offer a batch, sample by sample as the algorithm has it; arguments as for `reservoir`."""
+        """Offer a batch, sample by sample as the algorithm has it; as for `reservoir`, ``targets`` on the host."""
         self.came += [0] * (classes - len(self.came))
-        for i, label in enumerate(targets.tolist()):
-            self.came[label] += 1
-            memory.offered += 1
-            one = slice(i, i + 1)
-            if not memory.full:
-                memory.append(inputs[one], targets[one], ids[one], step)
-                continue
-            slot = self._slot(memory, label, generator, classes)
-            if slot is not None:
-                memory.write(slot, inputs[one], targets[one], ids[one], step, classes=classes)
+        choose = partial(self._slot, generator=generator, classes=classes)
+        self._host.offer(memory, inputs, targets, ids, step, choose, classes=classes)
 
-    def _slot(self, memory: Memory, label: int, generator: torch.Generator, classes: int) -> Tensor | None:
-        counts = memory.counts.tolist()
-        counts += [0] * (classes - len(counts))
-        largest = max(counts)
-        self.full |= {c for c, count in enumerate(counts) if count == largest}
+    def _slot(self, label: int, generator: torch.Generator, classes: int) -> int | None:
+        host = self._host
+        self.came[label] += 1
+        if host.free is not None:
+            return host.free
+        counts = host.counts(classes)
+        self.full |= set(np.flatnonzero(counts == counts.max()).tolist())
         u, pick = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        if label in self.full:
-            if u > counts[label] / self.came[label]:
-                return None
-            victim = label
-        else:
-            victim = counts.index(largest)
-        members = memory.index.slots(victim)
-        return members[int(pick * len(members))].reshape(1)
+        if label not in self.full:
+            return host.one_of(int(counts.argmax()), pick)
+        return host.one_of(label, pick) if u <= counts[label] / self.came[label] else None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counts of what came and the classes that were ever full."""

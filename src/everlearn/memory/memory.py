@@ -42,6 +42,8 @@ class Memory:
         Samples held now.
     offered : int
         Samples ever offered, which reservoir sampling counts.
+    writes : int
+        How often it was written to: who knows what it held at a time knows whether it still does.
     inputs, targets, ids, steps : Tensor
         By slot: picture (uint8), class index (−1 where empty), the sample's id, the learner's step at which it came.
 
@@ -62,6 +64,7 @@ class Memory:
         self.device = torch.device(device)
         self.size = 0
         self.offered = 0
+        self.writes = 0
         self.inputs: Tensor | None = None  # allocated when the first sample shows its shape
         self.targets = torch.full((capacity + 1,), -1, dtype=torch.int64, device=device)
         self.ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=device)
@@ -133,6 +136,7 @@ class Memory:
             slots = torch.where(keep, slots, self.capacity)
             old, targets = torch.where(keep, old, -1), torch.where(keep, targets, -1)
         self.index.move(slots, old, targets, classes)
+        self.writes += 1
         self.inputs[slots] = inputs
         self.targets[slots] = targets
         self.ids[slots] = ids
@@ -180,7 +184,9 @@ class Memory:
         capacity, size, offered, n_classes = state["known"].tolist()
         if capacity != self.capacity:
             raise RunError(f"the state is of a memory of {capacity}; this one holds {self.capacity}")
+        writes = self.writes
         self.__init__(capacity, self.device)  # type: ignore[misc]
+        self.writes = writes + 1
         if size:
             slots = torch.arange(size, device=self.device)
             order = torch.argsort(state["places"], stable=True).to(self.device)

@@ -71,12 +71,16 @@ def digit_files(tmp_path_factory) -> list[Path]:
     return files
 
 
-def picture_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), n: int = 6, size: int = 16) -> Path:
+def picture_folder(
+    folder: Path, classes: tuple[str, ...] = ("cat", "dog"), n: int = 6, size: int = 16, spread: int = 100
+) -> Path:
     """A class folder of seeded noise pictures."""
     rng = torch.Generator().manual_seed(0)
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(n):
-            pixels = torch.randint(100 * label, 100 * label + 100, (size, size, 3), generator=rng, dtype=torch.uint8)
+            pixels = torch.randint(
+                spread * label, spread * (label + 1), (size, size, 3), generator=rng, dtype=torch.uint8
+            )
             Image.fromarray(pixels.numpy()).save(folder / name / f"{i}.png")
     return folder

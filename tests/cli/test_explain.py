@@ -6,6 +6,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from everlearn.report.capture import secondary_capture
 from everlearn.report.pictures import overlay
 
 
@@ -85,3 +86,22 @@ def test_what_is_refused(everlearn, digits_run, digit_files, tmp_path):
     assert "explainer is 'magic'" in everlearn.refused("explain", digits_run, digit_files[0], "--method", "magic")
     code, _, err = everlearn("explain", digits_run, digit_files[0], "--cutoff", 2)
     assert code == 2 and "cutoff" in err
+
+
+def test_what_is_written_never_overwrites_another(everlearn, digits_run, digit_files, tmp_path):
+    for name in ("x.png", "x-comparable.png", "x 2.png", "x_2.png"):
+        (tmp_path / name).write_bytes(digit_files[0].read_bytes())
+    rows = everlearn.json("explain", digits_run, tmp_path, "--out", tmp_path / "why", "--method", "grad_cam")
+    written = [row[kind] for row in rows["explanations"] for kind in ("overlay", "comparable", "map")]
+    assert len(written) == len(set(written)) == 12
+
+
+def test_a_capture_says_of_names_in_its_pixels_what_the_original_says(tmp_path):
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    for said in ("YES", "NO", None):
+        made = dicom(tmp_path / "scan", picture[..., 0])
+        if said:
+            made.BurnedInAnnotation = said
+            made.save_as(tmp_path / "scan", enforce_file_format=True)
+        file = secondary_capture(picture, "why", tmp_path / "why.dcm", tmp_path / "scan")
+        assert pydicom.dcmread(file).get("BurnedInAnnotation") == said

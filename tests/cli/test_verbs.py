@@ -8,6 +8,8 @@ from PIL import Image
 
 from everlearn.metrics.continual import average_accuracy, forgetting
 
+from .conftest import picture_folder
+
 
 def test_learn_ends_with_one_json_object(everlearn, tmp_path):
     result = everlearn.json("learn", "builtin:digits", "--run", tmp_path / "r", "--method", "er", "--memory", 100)
@@ -90,3 +92,29 @@ def test_help_names_every_verb(everlearn):
     for verb in ("demo", "learn", "evaluate", "predict", "explain", "report"):
         assert verb in out
         assert everlearn(verb, "--help")[0] == 0
+
+
+def test_names_are_shown_as_they_are(everlearn, tmp_path):
+    """A class or folder may be called what a terminal library takes for markup."""
+    classes = ("[neg]", "pos[x]", ":smile:")
+    folder, run = picture_folder(tmp_path / "[/old]", classes, spread=70), tmp_path / "r"
+    learn = ("learn", folder, "--run", run, "--method", "er", "--memory", 12, "--batch", 4, "--tasks", 1)
+    said = [everlearn(*learn)]
+    file = folder / "[neg]" / "0.png"
+    said.append(everlearn("predict", run, file))
+    assert all(name in said[-1][2] for name in classes)
+    said.append(everlearn("evaluate", run, folder))
+    assert all(name in said[-1][2] for name in classes)
+    said.append(everlearn("explain", run, file, "--method", "grad_cam"))
+    said.append(everlearn("audit", run))
+    assert any(name in said[-1][2] for name in classes)
+    assert [code for code, *_ in said] == [0] * 5
+
+
+def test_an_interruption_is_said_in_one_line(everlearn, digits_run, digit_files, monkeypatch):
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("everlearn.cli.predict.read_given", stop)
+    code, out, err = everlearn("predict", digits_run, digit_files[0])
+    assert (code, out) == (130, "") and err.startswith("everlearn: interrupted; a run keeps") and err.count("\n") == 1

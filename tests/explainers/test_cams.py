@@ -177,3 +177,14 @@ def test_captum_leaves_the_random_states(cnn):
 def test_settings_out_of_range(build, message):
     with pytest.raises(SettingError, match=message):
         build(OnePlace())
+
+
+def test_score_cam_of_a_single_map():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[0].bias.zero_()
+    x = torch.zeros(1, 1, 12, 12)
+    x[..., :4, :4] = 1
+    heat = ScoreCAM(model).attribute(x, torch.tensor([0]))[0, 0]
+    assert heat[:5, :5].sum() > 0.5 * heat.sum() > 0

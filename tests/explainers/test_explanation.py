@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from everlearn.errors import SettingError
 from everlearn.explainers import EXPLAINERS, SISE, explain
@@ -133,3 +134,14 @@ def test_words_never_claim_more_than_the_verdict(learner, pictures):
     assert "the map is empty" in said("not supported", map=torch.zeros(1, 8, 8))
     assert "spread over the picture" in said("supported", map=torch.ones(1, 8, 8))
     assert "No remembered case" in said("weak", evidence=[])
+
+
+@pytest.mark.parametrize(("cutoff", "drawn"), [(None, True), (-6.0, True), (-5.0, False)])
+def test_an_output_below_zero_is_drawn_unless_a_cutoff_is_set(cutoff, drawn):
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[-1].bias[0] -= 5.5 + float(model(x)[0, 0])
+    e = explain(model, x, target=0, confidence="none", cutoff=cutoff, explainer="grad_cam")[0]
+    assert e.probability == pytest.approx(-5.5, abs=1e-4)
+    assert e.drawn == drawn and ("No finding drawn" in e.words) != drawn

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from everlearn.errors import ModelError, SettingError
-from everlearn.explainers.layers import forward_with_maps
+from everlearn.explainers.layers import _as_map, forward_with_maps
 from everlearn.models import build_model
 
 
@@ -140,3 +140,19 @@ def test_no_maps_at_all():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     with pytest.raises(ModelError, match="no feature map larger than 1×1; name the layers"):
         forward_with_maps(model, torch.zeros(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "gives", "layout", "grid"),
+    [
+        ((32, 64), (2, 8, 8, 16), "first", (8, 16)),  # eight channels: not [n, h, w, C]
+        ((32, 64), (2, 8, 16, 96), "last", (8, 16)),
+        ((32, 32), (2, 7, 7, 96), "last", (7, 7)),
+        ((32, 32), (2, 8, 8, 8), "first", (8, 8)),
+        ((32, 32), (2, 17, 12), "tokens", (4, 4)),
+        ((32, 64), (2, 33, 12), "tokens", (4, 8)),
+    ],
+)
+def test_a_named_layers_layout_shows_in_the_pictures_proportions(size, gives, layout, grid):
+    found = _as_map("it", torch.zeros(gives), torch.zeros(2, 3, *size))
+    assert (found.layout, found.size) == (layout, grid)

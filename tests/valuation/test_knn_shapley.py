@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from everlearn.errors import SettingError
 from everlearn.valuation import knn_shapley
+from everlearn.valuation.knn_shapley import nearest_order
 
 
 def worth(nearest_first: list[int], members: tuple[int, ...], k: int, utility: str, classes: int) -> float:
@@ -105,3 +106,19 @@ def test_bad_input_gets_one_line(changes, message):
     }
     with pytest.raises(SettingError, match=message):
         knn_shapley(**(good | changes))
+
+
+@pytest.mark.parametrize("offset", [100.0, 1000.0, 1e5])
+def test_features_far_from_the_origin_keep_their_neighbours(offset):
+    rng = torch.Generator().manual_seed(0)
+    q, f = torch.randn(50, 16, generator=rng), torch.randn(300, 16, generator=rng)
+    q, f = (q + offset).float(), (f + offset).float()
+    exact = torch.cdist(q.double(), f.double()).argsort(1)[:, 0]
+    assert (nearest_order(q, f)[:, 0] == exact).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_that_are_no_numbers_are_far_and_harm_no_others(dtype):
+    f = torch.tensor([[0.0, 0.0], [float("nan")] * 2, [1.0, 1.0]], dtype=dtype)
+    f[1] = torch.zeros(2, dtype=dtype) / torch.zeros(2, dtype=dtype)  # the sign that processors give it
+    assert nearest_order(torch.tensor([[0.9, 0.9]], dtype=dtype), f).tolist() == [[2, 0, 1]]

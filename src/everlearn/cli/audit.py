@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.report.audit import Audit, audit_page, audit_run, write_csv
@@ -52,7 +53,7 @@ def _print(found: Audit, top: int) -> None:
     for name in ("ids", "labels", "distance", "correlation"):
         pairs.add_column(name)
     for a, b in found.duplicates[:top]:
-        labels = a.label if a.label == b.label else f"[red]{a.label} / {b.label}[/]"
+        labels = a.label if a.label == b.label else Text(f"{a.label} / {b.label}", "red")
         pairs.add_row(f"{a.id}, {b.id}", labels, f"{a.distance:.3f}", f"{a.correlation:.3f}")
     for table in (wrong, pairs):
         show.console.print(table if table.row_count else f"no {str(table.title).partition(' ')[2]}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.padding import Padding
+from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.serve import serve
@@ -120,22 +120,23 @@ def _print(
     say = show.console.print
     aside = campaign.pool.aside if told is None else told.aside
     for each in aside[:_SHOWN]:
-        say(f"[yellow]kept aside[/] {escape(str(each))}", soft_wrap=True)
+        say(_aside(str(each)), soft_wrap=True)
     if len(aside) > _SHOWN:
-        say(f"[yellow]kept aside[/] {len(aside) - _SHOWN} more; the report lists all")
+        say(_aside(f"{len(aside) - _SHOWN} more; the report lists all"))
     if told is not None:
         again = "; this file was told already, nothing changed" if told.again else ""
         say(f"learned {told.learned} results, {told.repeats} of them repeats{again}")
     stabilities = campaign.stabilities
     for candidate, reason in campaign.unstable.items():
-        say(f"[yellow]kept aside[/] {escape(candidate)}: {escape(reason)}", soft_wrap=True)
+        say(_aside(f"{candidate}: {reason}"), soft_wrap=True)
     for note in campaign.search.notes():
-        say(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+        show.warn(note)
     if not proposals:
         say("nothing left to propose: every candidate is tried or outside the limits")
     names = [each.name for each in campaign.config.targets]
     if proposals:
-        say(f"[bold]next {len(proposals)} of {len(campaign.pool.candidates)} candidates[/] (80 % intervals)")
+        offered = f"next {len(proposals)} of {len(campaign.pool.candidates)} candidates"
+        say(Text.assemble((offered, "bold"), " (80 % intervals)"))
     for i, proposal in enumerate(proposals):
         shown = [
             f"{name} {o.value:.4g} ({o.low:.4g} … {o.high:.4g})" for name in names if (o := proposal.outlook.get(name))
@@ -143,15 +144,19 @@ def _print(
         shown += [] if proposal.chance is None else [f"beats the best: {proposal.chance:.0%}"]
         shown += [stabilities[proposal.candidate].words()] if proposal.candidate in stabilities else []
         named = "" if proposal.text == proposal.candidate else f": {proposal.text}"
-        say(f"[bold]{i + 1}.[/] {escape(proposal.candidate + named)}", soft_wrap=True)
+        say(Text.assemble((f"{i + 1}. ", "bold"), proposal.candidate + named), soft_wrap=True)
         shown += ["chosen for what it tells of the others"] if proposal.why == "learn" else []
-        say(Padding(escape(", ".join(shown) or "unlike those measured"), (0, 0, 0, 3)))
+        say(Padding(", ".join(shown) or "unlike those measured", (0, 0, 0, 3)))
         if why:
-            say(Padding(escape(why[i].words), (0, 0, 0, 3)), style="dim")
+            say(Padding(why[i].words, (0, 0, 0, 3)), style="dim")
     say(f"batch: {table.absolute()}", soft_wrap=True)
     if page:
         say(f"report: {page.absolute()}", soft_wrap=True)
     say(f"next: measure, then everlearn discover {campaign.path} --results RESULTS.csv", soft_wrap=True)
+
+
+def _aside(what: str) -> Text:
+    return Text.assemble(("kept aside ", "yellow"), what)
 
 
 def _result(

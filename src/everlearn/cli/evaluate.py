@@ -34,10 +34,8 @@ def evaluate(
         table.add_row(name, str(row["samples"]), f"{100 * row['accuracy']:.1f}")
     show.console.print(table)
     error = f"calibration error {result['calibration_error']:.3f}"
-    show.console.print(
-        f"accuracy [bold]{result['accuracy']:.1%}[/], {error}, on {result['samples']} samples: {result['part']}"
-    )
+    show.console.print(f"accuracy {result['accuracy']:.1%}, {error}, on {result['samples']} samples: {result['part']}")
     if result["unknown_classes"]:
-        show.console.print(f"[yellow]never learned, so never predicted: {', '.join(result['unknown_classes'])}[/]")
+        show.warn(f"never learned, so never predicted: {', '.join(result['unknown_classes'])}")
     if result["quarantined"]:
-        show.console.print(f"[yellow]{result['quarantined']} samples could not be read[/]")
+        show.warn(f"{result['quarantined']} samples could not be read")

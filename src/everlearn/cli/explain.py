@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from PIL import Image
+from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.bar import bar
@@ -63,7 +64,7 @@ def explain(
         show.print_json({"run": str(run), "page": str(page), "explanations": rows})
         return
     for row in rows:
-        show.console.print(f"[bold]{row['file']}[/]: {row['words']}")
+        show.console.print(Text.assemble((row["file"], "bold"), f": {row['words']}"))
     show.console.print(f"page: {page.absolute()}", soft_wrap=True)
 
 
@@ -74,15 +75,20 @@ def _code(target: str | None, codes: dict[str, int]) -> int | None:
 
 
 def _distinct(stems: list[str]) -> list[str]:
-    """Names for files, safe and all different."""
+    """Names for files, safe and all different, also from the names of what is written beside them."""
     taken: set[str] = set()
+    names = []
     for stem in (re.sub(r"[^\w.-]", "_", stem) or "picture" for stem in stems):
         name, number = stem, 2
-        while name in taken:
+        while taken & {name, _comparable(name)}:
             name, number = f"{stem}-{number}", number + 1
-        taken.add(name)
-        stems = [*stems[1:], name]
-    return stems
+        taken |= {name, _comparable(name)}
+        names.append(name)
+    return names
+
+
+def _comparable(stem: str) -> str:
+    return f"{stem}-comparable"
 
 
 def _keep(folder: Path, stem: str, case: Case, names: dict[int, str], origin: Path) -> dict[str, Any]:
@@ -91,14 +97,14 @@ def _keep(folder: Path, stem: str, case: Case, names: dict[int, str], origin: Pa
     overlay = pictures.overlay(case.picture, e.map)
     try:
         Image.fromarray(overlay).save(folder / f"{stem}.png")
-        Image.fromarray(comparable(case)).save(folder / f"{stem}-comparable.png")
+        Image.fromarray(comparable(case)).save(folder / f"{_comparable(stem)}.png")
         np.save(folder / f"{stem}.npy", e.map[0].numpy())
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
     dicom = secondary_capture(overlay, e.words, folder / f"{stem}.dcm", origin) if is_dicom(origin) else None
     return _said(case, names) | {
         "overlay": str(folder / f"{stem}.png"),
-        "comparable": str(folder / f"{stem}-comparable.png"),
+        "comparable": str(folder / f"{_comparable(stem)}.png"),
         "dicom": None if dicom is None else str(dicom),
         "map": str(folder / f"{stem}.npy"),
     }

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from typer import Option
 
 from everlearn.cli import show
@@ -259,7 +260,8 @@ def _say(chosen: dict[str, Chosen]) -> None:
     """One short block: what was chosen and why."""
     table = Table("chosen", "", "because", box=None, pad_edge=False, header_style="dim")
     for name, each in chosen.items():
-        table.add_row(name, f"[bold]{Path(each.value).name if name == 'weights' else each.value}[/]", each.why)
+        shown = Path(each.value).name if name == "weights" else str(each.value)
+        table.add_row(name, Text(shown, "bold"), each.why)
     show.console.print(table)
 
 

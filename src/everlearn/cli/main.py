@@ -28,6 +28,8 @@ from everlearn.cli.report import report
 from everlearn.cli.serve import serve, token
 from everlearn.errors import EverlearnError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="everlearn",
     help="AI that keeps learning and says why.",
@@ -66,8 +68,10 @@ def run() -> None:
         app(standalone_mode=True)
     except EverlearnError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was learned up to the last checkpoint is kept", 130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            _fail("interrupted; a run keeps what it had learned up to its last checkpoint", INTERRUPTED)
+        raise
     except Exception as error:
         if os.environ.get("EVERLEARN_DEBUG"):
             raise

@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.errors import SettingError
@@ -36,16 +36,16 @@ def methods(
     if name is None:
         table = Table("method", "", box=None, pad_edge=False, header_style="dim")
         for each, method in chosen.items():
-            table.add_row(f"[bold]{each}[/]", escape(about(method)["summary"]))
+            table.add_row(Text(each, "bold"), about(method)["summary"])
         show.console.print(table)
         show.console.print("what one can be set to: everlearn methods NAME")
         return
     known = about(METHODS[name])
-    show.console.print(f"{escape(known['paper'])}\n\n{escape(known['rule'])}\n")
+    show.console.print(f"{known['paper']}\n\n{known['rule']}\n")
     table = Table("--set", "by default", "", box=None, pad_edge=False, header_style="dim")
     for part in ("settings", "options"):
         for each, value in known[part].items():
-            table.add_row(each, str(value), "" if part == "settings" else escape(_of_option(each)))
+            table.add_row(each, str(value), "" if part == "settings" else _of_option(each))
     show.console.print(table)
     borders = "needs task borders" if known["needs_tasks"] else "needs no task borders"
     show.console.print(f"{borders}; {'one process only' if known['alone'] else 'learns in several processes'}")

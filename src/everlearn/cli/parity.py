@@ -20,17 +20,18 @@ def parity(
     json: Annotated[bool, Verb("--json", help="print one JSON object instead of the table")] = False,
 ) -> None:
     """Compare every layout that some processes allow with one process: loss, gradient norm, weights after SGD steps."""
+    from rich.text import Text
+
     from everlearn.cli import show
     from everlearn.scaling.parity import STEPS, TOLERANCE, Row
     from everlearn.scaling.parity_run import run as compare
 
     def row(r: Row) -> None:
         if not json:
-            mark = "[green]same[/]" if r.passed else "[red]DIFFERS[/]"
+            mark = ("same", "green") if r.passed else ("DIFFERS", "red")
             figures = f"{r.loss:9.1e} {r.norm:9.1e} {r.weights:9.1e}"
-            show.console.print(
-                f"{r.model:6}{r.layout:34} {r.error or figures} {r.seconds:6.1f}  {mark}", soft_wrap=True
-            )
+            line = f"{r.model:6}{r.layout:34} {r.error or figures} {r.seconds:6.1f}  "
+            show.console.print(Text.assemble(line, mark), soft_wrap=True)
 
     if not json:
         show.console.print(

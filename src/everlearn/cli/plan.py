@@ -28,7 +28,7 @@ from everlearn.scaling.plan.search import search
 from everlearn.scaling.plan.stack import STACKS
 from everlearn.scaling.plan.validate import UNITS, Validation, validate
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 150)
 
 
 def plan(

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from everlearn.metrics.continual import measures
 from everlearn.runs import Moment, Run
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # what it prints may be anybody's text
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
     def moment(m: Moment) -> None:
         progress.start()  # with the first step, so that a refusal before it stands alone
         for text in m.alarms if not quiet else ():
-            console.print(f"[yellow]{escape(text)}[/]")
+            warn(text)
         task = "" if m.task is None else f"task {m.task + 1}  "
         mean = "" if m.average_accuracy is None else f"  accuracy {m.average_accuracy:.1%}"
         loss = "" if math.isnan(m.loss) else f"loss {m.loss:.2f}"
@@ -54,7 +53,7 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
 
 def warn(text: str) -> None:
     """One line on standard error that stops nothing."""
-    console.print(f"[yellow]{escape(text)}[/]")
+    console.print(text, style="yellow", soft_wrap=True)
 
 
 def result(run: Run, seconds: float, steps: int, samples: int) -> dict[str, Any]:
@@ -106,8 +105,7 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
     measured = ""
     if result["accuracy_matrix"]:
         matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
-        mean = f"[bold]{result['average_accuracy']:.1%}[/]"
-        measured = f"average accuracy {mean}"
+        measured = f"average accuracy {result['average_accuracy']:.1%}"
         for name in ("forgetting", "anytime_accuracy", "worst_case_accuracy", "backward_transfer", "forward_transfer"):
             if result[name] is not None:
                 measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:z.1%}"
@@ -119,9 +117,7 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
         f"({result['steps_per_second']} steps/s), memory {result['memory_bytes'] / 2**10:,.0f} KiB"
     )
     if result["quarantined"]:
-        console.print(
-            f"[yellow]{result['quarantined']} samples could not be read; see `everlearn report {run.path}`[/]"
-        )
+        warn(f"{result['quarantined']} samples could not be read; see `everlearn report {run.path}`")
     what = "--text TEXT" if run.config.data.of_texts else "PICTURE"
     console.print(f"next: everlearn explain {run.path} {what}, everlearn report {run.path}")
 

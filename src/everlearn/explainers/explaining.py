@@ -72,7 +72,7 @@ def explain(
     chunk: int = 16,
     normalise: Callable[[Tensor], Tensor] | None = None,
     confidence: str = "auto",
-    cutoff: float = 0.0,
+    cutoff: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> list[Explanation]:
@@ -102,8 +102,9 @@ def explain(
         From uint8 to what a bare module takes, if it has no ``normalise`` of its own.
     confidence : {"auto", "softmax", "sigmoid", "none"}
         How outputs become confidences.
-    cutoff : float
-        Probability below which no finding is drawn: such a picture gets an empty map, and words that say so.
+    cutoff : float, optional
+        Confidence, a probability unless ``confidence`` is "none", below which no finding is drawn: such a picture gets
+        an empty map, and words that say so.
     progress : callable, optional
         Called with the steps done and all steps, two a picture: its map, its faithfulness.
     **settings
@@ -147,10 +148,11 @@ def explain(
         maps, trust = [], []
         for i, p in enumerate(psi):
             xi, ci = x[i : i + 1], classes[i : i + 1]
-            maps.append(method.attribute(xi, ci) if p >= cutoff else xi.new_zeros(1, 1, *x.shape[2:]).float())
+            draws = cutoff is None or p >= cutoff
+            maps.append(method.attribute(xi, ci) if draws else xi.new_zeros(1, 1, *x.shape[2:]).float())
             tell(2 * i + 1, 2 * len(x))
             usual = random or (10 if pieces else 8)
-            n, r = (steps, usual) if p >= cutoff else (1, 2)  # of an empty map there is little to measure
+            n, r = (steps, usual) if draws else (1, 2)  # of an empty map there is little to measure
             curves: dict[str, Any] = {"steps": n, "random": r, "seed": seed, "kind": confidence, "chunk": chunk}
             if pieces:
                 maps[-1] = pieces[i].of_words(maps[-1][0, 0, 0], method.additive)[None, None, None]

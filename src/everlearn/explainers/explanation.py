@@ -32,8 +32,8 @@ class Explanation:
         Three sentences that claim no more than the verdict.
     explainer, kind : str
         Name of the explainer, and how outputs became confidences.
-    cutoff : float
-        Probability below which nothing was drawn: the map is then empty.
+    cutoff : float or None
+        Confidence below which nothing was drawn: the map is then empty.
     parts : tuple of str
         The words of a text, each with the space behind it; empty for a picture.
     rest : str
@@ -50,14 +50,14 @@ class Explanation:
     words: str
     explainer: str
     kind: str = "auto"
-    cutoff: float = 0.0
+    cutoff: float | None = None
     parts: tuple[str, ...] = ()
     rest: str = ""
 
     @property
     def drawn(self) -> bool:
         """Whether the probability reaches the cut-off."""
-        return self.probability >= self.cutoff
+        return self.cutoff is None or self.probability >= self.cutoff
 
     @property
     def evidence_for(self) -> list[Evidence]:

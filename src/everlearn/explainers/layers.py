@@ -7,6 +7,7 @@ pooling, shortcuts and blocks of any nesting are treated alike, and nothing is l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def forward_with_maps(
     with torch.enable_grad():
         x = inputs if inputs.requires_grad else inputs.detach().clone().requires_grad_()
         if layers:
-            with _named(model, layers, len(x)) as maps:
+            with _named(model, layers, x) as maps:
                 logits = outputs(model, x)
             missing = [name for name, found in maps.items() if found is None]
             if missing:
@@ -210,7 +211,7 @@ def _layout(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | N
 
 
 @contextmanager
-def _named(model: nn.Module, layers: Sequence[str], n: int) -> Iterator[dict[str, FeatureMap | None]]:
+def _named(model: nn.Module, layers: Sequence[str], x: Tensor) -> Iterator[dict[str, FeatureMap | None]]:
     modules = dict(model.named_modules())
     unknown = [name for name in layers if name not in modules]
     if unknown:
@@ -220,7 +221,7 @@ def _named(model: nn.Module, layers: Sequence[str], n: int) -> Iterator[dict[str
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
-            maps[name] = _as_map(name, out, n)
+            maps[name] = _as_map(name, out, x)
 
         return hook
 
@@ -232,15 +233,17 @@ def _named(model: nn.Module, layers: Sequence[str], n: int) -> Iterator[dict[str
             handle.remove()
 
 
-def _as_map(name: str, out: Any, n: int) -> FeatureMap:
+def _as_map(name: str, out: Any, x: Tensor) -> FeatureMap:
+    """The maps of a named layer; where they stand shows in the picture's own proportions."""
+    n, across = len(x), x.shape[3] / x.shape[2]
     if isinstance(out, Tensor) and out.ndim == 4 and len(out) == n:
-        if out.shape[1] == out.shape[2] != out.shape[3]:
-            return FeatureMap(out, "last", (out.shape[1], out.shape[2]))
-        return FeatureMap(out, "first", (out.shape[2], out.shape[3]))
+        first, last = (out.shape[2], out.shape[3]), (out.shape[1], out.shape[2])
+        off = [abs(math.log(w / h / across)) for h, w in (first, last)]
+        return FeatureMap(out, "first", first) if off[0] <= off[1] else FeatureMap(out, "last", last)
     if isinstance(out, Tensor) and out.ndim == 3 and len(out) == n:
-        for prefix in range(_MOST_PREFIX_TOKENS + 1):
-            side = round(max(out.shape[1] - prefix, 0) ** 0.5)
-            if side > 1 and side * side == out.shape[1] - prefix:
-                return FeatureMap(out, "tokens", (side, side))
+        for tokens in range(out.shape[1], max(out.shape[1] - _MOST_PREFIX_TOKENS, 2) - 1, -1):
+            h, w = round((tokens / across) ** 0.5), round((tokens * across) ** 0.5)
+            if h * w == tokens:
+                return FeatureMap(out, "tokens", (h, w))
     found = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
     raise SettingError(f"layer {name!r} gives {found}; expected maps [n, C, h, w], [n, h, w, C] or [n, tokens, C]")

@@ -44,7 +44,7 @@ class ScoreCAM(Explainer):
                 logits = outputs(self.model, x * m[:, None].to(x.dtype))
             scores.append(target_logits(logits, target.expand(len(part)), self.kind).float())
         z = torch.cat(scores)
-        if bool((z == z[0]).all()):  # no mask changes anything
+        if len(z) > 1 and bool((z == z[0]).all()):  # no mask changes anything
             return torch.zeros(x.shape[2:], device=x.device)
         cam = F.relu(torch.einsum("k,khw->hw", z.softmax(0), A))
         return F.interpolate(cam[None, None], size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0]

@@ -127,6 +127,7 @@ def _in_words(e: Explanation) -> str:
 
 
 def _too_low(e: Explanation, name: Callable[[int], str]) -> str:
+    assert e.cutoff is not None
     limit = f"{e.cutoff:.3g}" if e.kind == "none" else f"{100 * e.cutoff:.3g} %"
     return f"No finding drawn: {name(e.code)} has {_confidence(e)}, below the cut-off of {limit}."
 

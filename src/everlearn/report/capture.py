@@ -53,7 +53,6 @@ def secondary_capture(picture: NDArray[np.uint8], words: str, file: Path, origin
     out.ImageType = ["DERIVED", "SECONDARY"]
     out.SpecificCharacterSet = "ISO_IR 192"
     out.ImageComments = words[:10240]
-    out.BurnedInAnnotation = "NO"
     out.Rows, out.Columns = picture.shape[:2]
     out.SamplesPerPixel, out.PhotometricInterpretation, out.PlanarConfiguration = 3, "RGB", 0
     out.BitsAllocated, out.BitsStored, out.HighBit, out.PixelRepresentation = 8, 8, 7, 0
@@ -72,6 +71,8 @@ def _identify(out: Dataset, origin: Path | None) -> None:
     source = Dataset() if origin is None else pydicom.dcmread(origin, stop_before_pixels=True)
     for name in _KEPT:
         setattr(out, name, source.get(name, ""))
+    if "BurnedInAnnotation" in source:  # the heat map lies over the original's pixels, with what they show
+        out.BurnedInAnnotation = source.BurnedInAnnotation
     if not out.StudyInstanceUID:
         out.StudyInstanceUID = generate_uid(prefix=None)
     if "SOPInstanceUID" in source and "SOPClassUID" in source:

@@ -126,13 +126,16 @@ def mean_knn_shapley(
 
 def nearest_order(queries: Tensor, features: Tensor) -> Tensor:
     """Candidates of each query from near to far: ``[E, N]`` indices; ties keep the candidates' order."""
+    # Far from the origin squares would swallow differences. A median is a value that occurs: what tied still ties.
+    centre = queries[:31].median(0).values.nan_to_num(0, 0, 0)
+    queries, features = queries - centre, features - centre
     # ‖q − f‖² without ‖q‖², which does not change the order
     d = (features * features).sum(1) - 2 * queries @ features.T
     if d.device.type != "cpu" or d.dtype != torch.float32 or d.requires_grad:
         return torch.argsort(d, dim=1, stable=True)
     # One sort of whole numbers, half the time of an argsort: the float's bits above, the index below. IEEE floats sort
-    # as sign and magnitude do; adding 0 makes −0 and 0 one.
-    bits = (d + 0.0).view(torch.int32)
+    # as sign and magnitude do; adding 0 makes −0 and 0 one. What is no number is far, as in an argsort.
+    bits = (d + 0.0).nan_to_num_(torch.inf, torch.inf, -torch.inf).view(torch.int32)
     bits ^= (bits >> 31) & 0x7FFFFFFF
     keys = (bits.to(torch.int64) << 32) | torch.arange(d.shape[1])
     keys.numpy().sort(axis=1)

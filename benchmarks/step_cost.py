@@ -82,7 +82,7 @@ def main() -> None:
         "er": learner_step(er, args.memory),
     }
     for scoring in ("free", "cached", "exact"):
-        settings = {"scoring": scoring} if scoring != "exact" else {"scoring": scoring, "candidates": 90}
+        settings = {"scoring": scoring} if scoring != "exact" else {"scoring": scoring, "candidates": 90, "mix": 100.0}
         steps[f"aser {scoring}"] = learner_step(
             ASER(build_model("slim_resnet18"), memory=args.memory, **settings), args.memory
         )

@@ -228,3 +228,14 @@ def test_halves_can_be_switched_off():
 def test_bad_settings(settings, message):
     with pytest.raises(SettingError, match=message):
         ASER(Model(Pixels()), **settings)
+
+
+def test_exact_scoring_draws_as_many_candidates_as_it_evaluates_on():
+    """The paper's C and S: 9 of each of 10 classes."""
+    learner = ASER(Model(Pixels()), memory=400, candidates=90, scoring="exact", mix=math.inf)
+    for i in range(20):
+        pictures = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        learner.observe(Batch(pictures, torch.arange(20) % 10, 20 * i + torch.arange(20)))
+    drawn = learner._draw(balanced=True)
+    assert len(drawn.S) == len(drawn.C) == 90
+    assert torch.bincount(drawn.y_C).tolist() == torch.bincount(drawn.y_S).tolist() == [9] * 10

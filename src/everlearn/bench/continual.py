@@ -120,8 +120,11 @@ def entries(candidates: int = 180) -> dict[str, Entry]:
             {"candidates": candidates, "scoring": "free"},
             ncm="ASERμ, free scoring + NCM",
         ),
-        "aser_exact": Entry(
-            "ASERμ, exact scoring", "aser", {"candidates": 90, "scoring": "exact"}, ncm="ASERμ, exact scoring + NCM"
+        "aser_exact": Entry(  # as the paper has it: C and S of equal size, and no bound on a class's share (100: none)
+            "ASERμ, exact scoring",
+            "aser",
+            {"candidates": candidates // 2, "scoring": "exact", "mix": 100.0},
+            ncm="ASERμ, exact scoring + NCM",
         ),
         "scr": Entry("SCR", "scr", {"replay": 100, "classifier": "ncm"}),
         "er_ace": Entry("ER-ACE", "er_ace"),

@@ -47,7 +47,8 @@ class ASER(Learner):
     candidates : int
         Memory samples in C.
     per_class : int
-        Samples of each class in S; with many classes fewer, so that S has at most half as many as C.
+        Samples of each class in S; with many classes fewer, so that S has at most half as many as C, and with exact
+        scoring at most as many.
     value : {"asvm", "asv", "neg"}
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
@@ -201,7 +202,8 @@ class ASER(Learner):
     def _draw(self, balanced: bool, before: _Drawn | None = None) -> _Drawn:
         """Draw C and S and encode them, but for the last S, which joins C with the features it has."""
         memory, classes = self.memory, self.memory.n_classes
-        n = max(1, min(self.per_class, self.candidates // (2 * classes), memory.size // (2 * classes)))
+        most = self.candidates if self.scoring == "exact" else self.candidates // 2
+        n = max(1, min(self.per_class, most // classes, memory.size // (2 * classes)))
         slots, valid = memory.draw_balanced(2 * n if balanced else n, self.generator)
         S, w_S = slots[:, :n].flatten(), valid[:, :n].flatten().float()
         is_C: Tensor | None = None

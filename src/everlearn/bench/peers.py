@@ -7,6 +7,7 @@ alone, the processor's where one thread computes. The bare loop is what one woul
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from everlearn.bench.continual import Setting, into_memory, thinned_to
 from everlearn.bench.costs import clock_of
-from everlearn.bench.rows import append_rows
+from everlearn.bench.rows import append_rows, read_rows
 from everlearn.bench.tables import machine
 from everlearn.data import Source, Stream, class_incremental, load, open_source
 from everlearn.errors import SettingError
@@ -119,9 +120,10 @@ def run_peers(
     memory: int,
     seeds: Sequence[int],
     chosen: Sequence[str],
+    file: Path,
     show: Callable[[str], None] = lambda text: None,
 ) -> list[Result]:
-    """Run each of the chosen with each seed, taking turns.
+    """Run each of the chosen with each seed, taking turns, if the file does not hold it yet, and append it.
 
     Parameters
     ----------
@@ -132,26 +134,38 @@ def run_peers(
     seeds : sequence of int
     chosen : sequence of str
         Keys of `PEERS`.
+    file : Path
+        JSON lines: what was run on this machine with the same source and setting is taken from it.
     show : callable, optional
         Called with a line of text for each.
 
     Returns
     -------
     list of dict
-        name, seed, samples, seconds, seconds_per_1000, accuracy.
+        table, source, tasks, name, seed, memory, samples, seconds, seconds_per_1000, accuracy, and the machine.
     """
-    rows = []
+    known = {_key(row): row for row in read_rows(file)}
+    found = []
     for seed in seeds:
         stream = class_incremental(source, setting.tasks, seed=seed)
-        for key in chosen:
-            name, work = PEERS[key]
-            seconds, accuracy = work(source, stream, setting, memory, seed)
-            rows.append({
-                "name": name, "seed": seed, "memory": memory, "samples": len(stream), "seconds": round(seconds, 2),
-                "seconds_per_1000": round(1000 * seconds / len(stream), 2), "accuracy": accuracy,
-            })  # fmt: skip
-            show(f"{name}, seed {seed}: {rows[-1]['seconds_per_1000']} s per 1000 samples, {accuracy:.1%}")
-    return rows
+        for name, work in (PEERS[each] for each in chosen):
+            row: Result = {"table": 3, "source": Path(source.name).name, "tasks": setting.tasks, "name": name}
+            row |= {"seed": seed, "memory": memory, "samples": len(stream), **machine()}
+            if _key(row) not in known:
+                seconds, accuracy = work(source, stream, setting, memory, seed)
+                per_1000 = round(1000 * seconds / len(stream), 2)
+                row |= {"seconds": round(seconds, 2), "seconds_per_1000": per_1000, "accuracy": accuracy}
+                append_rows(file, [row])
+                known[_key(row)] = row
+                show(f"{name}, seed {seed}: {per_1000} s per 1000 samples, {accuracy:.1%}")
+            found.append(known[_key(row)])
+    return found
+
+
+def _key(row: Result) -> str:
+    """What tells a result from all others; times compare on one machine only."""
+    names = ("table", "source", "name", "seed", "memory", "samples", "cpu", "threads", "torch", "python")
+    return json.dumps([row.get("tasks", Setting().tasks), *(row.get(name) for name in names)])
 
 
 def table(
@@ -164,7 +178,7 @@ def table(
     file: Path,
     show: Callable[[str], None],
 ) -> tuple[str, list[Result]]:
-    """What the command asks for: the table's title and its rows, which are appended to the file."""
+    """What the command asks for: the table's title and its rows; new ones are appended to the file."""
     chosen = (methods or ",".join(PEERS)).split(",")
     for name in chosen:
         if name not in PEERS:
@@ -177,10 +191,8 @@ def table(
     source, remembered = open_source(data), int(memory or 1000)
     source = into_memory(thinned_to(source, most))
     setting = Setting(tasks=tasks or min(5, len(source.class_names)))
-    rows = run_peers(source, setting, remembered, range(seeds), chosen, show)
-    name = Path(source.name).name
-    append_rows(file, [{"table": 3, "source": name, **row, **machine()} for row in rows])
-    return f"{name}, {setting.tasks} tasks, memory {remembered}, {setting.backbone}, float32", rows
+    rows = run_peers(source, setting, remembered, range(seeds), chosen, file, show)
+    return f"{Path(source.name).name}, {setting.tasks} tasks, memory {remembered}, {setting.backbone}, float32", rows
 
 
 def as_markdown(rows: Sequence[Result]) -> str:

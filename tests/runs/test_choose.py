@@ -44,6 +44,25 @@ CASES = [
 ]  # fmt: skip
 
 
+AVERAGES = [
+    ("two classes", {"classes": 2, "samples": 1000}, {}, 5, "a task has 50"),
+    ("shuffled", {"samples": 2000}, {"scenario": "shuffled"}, 20, "the stream has 200"),
+    ("blurred", {"samples": 2000}, {"scenario": "blurred"}, 20, "the stream has 200"),
+    ("domains", {"samples": 2000}, {"scenario": "domain", "shifts": ["none", "blur"]}, 10, "a task has 100"),
+    ("sites", {"samples": 3000, "sites": 3}, {"scenario": "site"}, 10, "a task has 100"),
+    ("own tasks", {"samples": 3000, "tasks": 2}, {"scenario": "task"}, 15, "a task has 150"),
+    ("time", {"samples": 3000, "classes": 2}, {"scenario": "time"}, 6, "a task has 60"),
+    ("watched", {"samples": 1000}, {"watch": True}, 10, "the stream has 100"),
+]
+
+
+@pytest.mark.parametrize(("seen", "given", "steps", "why"), [c[1:] for c in AVERAGES], ids=[c[0] for c in AVERAGES])
+def test_weights_are_averaged_over_a_tenth_of_a_task(seen, given, steps, why):
+    found = choose(Seen(**(SMALL | seen)), given)["average"]
+    assert found.value == pytest.approx(1 / steps)
+    assert found.why.endswith(why)
+
+
 @pytest.mark.parametrize(("seen", "given", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_the_table(seen, given, expected):
     found = choose(Seen(**(SMALL | seen)), given)

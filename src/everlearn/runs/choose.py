@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from everlearn.data import Source
 from everlearn.data.named import cache_folder
 from everlearn.learners.device import default_device
@@ -43,6 +45,8 @@ class Seen:
         Whose they are.
     processes : int
         That learn together.
+    sites, tasks : int
+        That the samples to learn are of, where the source tells.
     """
 
     size: int
@@ -55,6 +59,8 @@ class Seen:
     weights: Path | None = None
     backbone: str | None = None
     processes: int = 1
+    sites: int = 0
+    tasks: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,14 @@ def look(
     return Seen(
         size, channels, samples, classes, source.in_memory if source else False,
         None if device.type == "cpu" else device.type, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1, file, name,
+        else os.cpu_count() or 1, file, name, sites=different(source, "sites"), tasks=different(source, "tasks"),
     )  # fmt: skip
+
+
+def different(source: Source | None, column: str) -> int:
+    """How many sites or tasks the samples to learn are of; 0 where the source does not tell."""
+    values = getattr(source, column, None)
+    return 0 if source is None or values is None else len(np.unique(values[~source.test]))
 
 
 def weights_folder() -> Path:
@@ -157,13 +169,18 @@ def choose(seen: Seen, given: dict[str, Any]) -> dict[str, Chosen]:
     method = settle("method", *_method(seen, pretrained))
     settle("lr", default_lr(backbone), "trained from the beginning" if backbone in OURS else "for a backbone of timm's")
     memory = settle("memory", *_memory(seen, size, channels, given.get("method")))
+    tasks = given.get("tasks") or 5
     if given.get("scenario") in (None, "class", "blurred"):
-        settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
+        tasks = settle("tasks", max(1, min(5, seen.classes)), f"there are {seen.classes} classes")
     settle("workers", *_workers(seen))
-    if backbone in OURS and method in AVERAGED and not {"average", "mkd"} & set(given.get("options") or {}):
-        settle(
-            "average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, given.get("tasks") or 5)
-        )
+    if (
+        seen.samples
+        and backbone in OURS
+        and method in AVERAGED
+        and not {"average", "mkd"} & set(given.get("options") or {})
+    ):
+        tasks = learned_apart(given, tasks, seen.sites, seen.tasks)
+        settle("average", *average_over(seen.samples, (given.get("batch") or 10) * seen.processes, tasks))
     few = 0 < seen.samples < _LONG_STREAM * memory
     if backbone in OURS and method == "aser" and few and "shapley_update" not in (given.get("options") or {}):
         settle("shapley_update", False, f"a reservoir: fewer than {_LONG_STREAM} samples for each place in memory")
@@ -213,11 +230,32 @@ def _memory(seen: Seen, size: int, channels: int, method: str | None) -> tuple[i
     return wanted, f"{why}; more than there are to learn now" if wanted >= seen.samples else why
 
 
+def learned_apart(given: dict[str, Any], tasks: int, sites: int = 0, own: int = 0) -> int:
+    """How many tasks a stream has: as was settled, or as the scenario has it; one where there are no borders.
+
+    Examples
+    --------
+    >>> [learned_apart({"scenario": name}, tasks=2, sites=3) for name in ("class", "time", "site", "shuffled")]
+    [2, 2, 3, 1]
+    """
+    if given.get("watch"):
+        return 1
+    special = {"shuffled": 1, "blurred": 1, "site": sites, "task": own, "domain": len(given.get("shifts") or ())}
+    return max(1, special.get(given.get("scenario") or "class", tasks))
+
+
 def average_over(samples: int, batch: int, tasks: int) -> tuple[float, str]:
-    """The option ``average`` for so many samples, and why."""
+    """The option ``average`` for so many samples, and why.
+
+    Examples
+    --------
+    >>> average_over(1000, 10, 2)
+    (0.2, 'weights averaged over 5 steps predict better than the last ones; a task has 50')
+    """
     steps = max(1, samples // (batch * tasks))  # of a task
     reach = min(100, max(1, steps // 10))
-    return 1 / reach, f"weights averaged over {reach} steps predict better than the last ones; a task has {steps}"
+    what = "a task" if tasks > 1 else "the stream"
+    return 1 / reach, f"weights averaged over {reach} steps predict better than the last ones; {what} has {steps}"
 
 
 def _workers(seen: Seen) -> tuple[int, str]:

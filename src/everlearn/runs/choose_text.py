@@ -8,7 +8,7 @@ from everlearn.data import Source
 from everlearn.data.text import LONGEST
 from everlearn.errors import SettingError
 from everlearn.models.sentence_encoder import NEEDED, encoder_folder
-from everlearn.runs.choose import AVERAGED, Chosen, average_over, weights_folder
+from everlearn.runs.choose import AVERAGED, Chosen, average_over, different, learned_apart, weights_folder
 
 LR = 3.0
 """SGD's learning rate for a linear head on features of length 1."""
@@ -55,14 +55,16 @@ def choose_text(source: Source, given: dict[str, Any]) -> dict[str, Chosen]:
     options = set(given.get("options") or {})
     if method == "slda" and "shrinkage" not in options:
         settle("shrinkage", SHRINKAGE, f"there are {samples} samples to learn")
-    if method in AVERAGED and not {"average", "mkd"} & options:
-        settle("average", *average_over(samples, given.get("batch") or 10, given.get("tasks") or min(5, classes)))
     settle("lr", LR, "for a head on features of length 1")
     wanted = max(1000, 20 * classes)
     settle("memory", wanted, "usual; more than there are to learn now" if wanted >= samples else "usual")
     if given.get("scenario") in (None, "class", "blurred"):
         settle("tasks", max(1, min(5, classes)), f"there are {classes} classes")
     settle("workers", 0, "the texts are in memory")
+    if method in AVERAGED and not {"average", "mkd"} & options:
+        tasks = found["tasks"].value if "tasks" in found else given.get("tasks") or 5
+        tasks = learned_apart(given, tasks, different(source, "sites"), different(source, "tasks"))
+        settle("average", *average_over(samples, given.get("batch") or 10, tasks))
     return found
 
 

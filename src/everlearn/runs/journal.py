@@ -19,6 +19,7 @@ from everlearn.runs.review_tables import LAYOUT, LINE, REVIEW_TABLES
 _TABLES = """
 CREATE TABLE IF NOT EXISTS sources
   (number INTEGER PRIMARY KEY, spec TEXT NOT NULL, first_id INTEGER NOT NULL, samples INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS contents (first_id INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS classes (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS samples
   (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, code INTEGER NOT NULL, name TEXT NOT NULL);
@@ -41,6 +42,8 @@ TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES + REVIEW_TABLES)
 
 LEARNED = "learned"
 """Why an arrival has no picture any more."""
+
+_FIRST_ID = "SELECT first_id FROM sources WHERE spec = ? AND samples = ? ORDER BY number DESC LIMIT 1"
 
 ADD_CLASS = (
     "INSERT INTO classes (code, name) SELECT COALESCE(MAX(code) + 1, 0), ? FROM classes WHERE true "
@@ -89,16 +92,38 @@ class Journal:
 
     def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
         """Enter a source, once; gives its samples' first id and a code for each of its classes."""
-        first = self.db.value("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
+        first = self.db.value(_FIRST_ID, spec, samples)
         if first is None:
-            first = self.db.value("SELECT COALESCE(MAX(first_id + samples), 0) FROM sources")
-            self.db.execute("INSERT INTO sources (spec, first_id, samples) VALUES (?, ?, ?)", spec, first, samples)
+            first = self._new_source(spec, samples)
         known = set(self.class_names().values())
         for name in class_names:
             if name not in known:
                 self.db.execute(ADD_CLASS, name)
         codes = {name: code for code, name in self.class_names().items()}
         return first, [codes[name] for name in class_names]
+
+    def _new_source(self, spec: str, samples: int) -> int:
+        first: int = self.db.value("SELECT COALESCE(MAX(first_id + samples), 0) FROM sources")
+        self.db.execute("INSERT INTO sources (spec, first_id, samples) VALUES (?, ?, ?)", spec, first, samples)
+        return first
+
+    def contents(self, spec: str) -> tuple[int, int, bytes | None] | None:
+        """A source as it was last begun: first id, number of samples, their hashes (`runs.contents`) if kept."""
+        row = self.db.row(
+            "SELECT s.first_id, s.samples, c.hashes FROM sources s LEFT JOIN contents c ON c.first_id = s.first_id "
+            "WHERE s.spec = ? ORDER BY c.hashes IS NULL, s.number DESC LIMIT 1",
+            spec,
+        )
+        if row is None:
+            return None
+        return row["first_id"], row["samples"], None if row["hashes"] is None else bytes(row["hashes"])
+
+    def keep_contents(self, spec: str, samples: int, hashes: bytes, first_id: int | None = None) -> int:
+        """Keep the hashes of a source's samples: of one entered already, or of a new one. Gives its first id."""
+        if first_id is None:
+            first_id = self._new_source(spec, samples)
+        self.db.execute(replacing("contents", "first_id", "hashes"), first_id, hashes)
+        return first_id
 
     def class_names(self) -> dict[int, str]:
         """Name of each label code."""
@@ -183,6 +208,10 @@ class Journal:
         """Ids of samples that must never be learned again."""
         return [row["id"] for row in self.db.rows("SELECT id FROM forgotten ORDER BY id")]
 
+    def forget(self, id_: int, at: float) -> None:
+        """Enter a sample that must never be learned again."""
+        self.db.execute("INSERT INTO forgotten VALUES (?, ?) ON CONFLICT DO NOTHING", id_, at)
+
     def on_line(self, branch: int, step: int) -> bool:
         """Whether a state of a branch belongs to what counts now; after an undo or roll-back others do not."""
         return bool(self.db.rows(LINE + "SELECT 1 FROM line WHERE branch = ? AND upto >= ?", branch, step))
@@ -214,16 +243,23 @@ class Journal:
         return self.db.row("SELECT * FROM samples WHERE id = ?", id_)
 
 
+_NOT_ALIKE = "{} is not here what rank 0 sees; give all processes the same files"
+
+
 class Follower(Journal):
     """A run's journal as those processes have it that learn along with the one that writes: read, never written."""
 
     def source(self, spec: str, samples: int, class_names: tuple[str, ...]) -> tuple[int, list[int]]:
         """What the writing process has entered."""
-        first = self.db.value("SELECT first_id FROM sources WHERE spec = ? AND samples = ?", spec, samples)
+        first = self.db.value(_FIRST_ID, spec, samples)
         codes = {name: code for code, name in self.class_names().items()}
         if first is None or not set(class_names) <= codes.keys():
-            raise RunError(f"{spec} is not here what rank 0 sees; give all processes the same files")
+            raise RunError(_NOT_ALIKE.format(spec))
         return first, [codes[name] for name in class_names]
+
+    def keep_contents(self, spec: str, samples: int, hashes: bytes, first_id: int | None = None) -> int:
+        """What would be kept has been, by the writing process: here the source holds something else."""
+        raise RunError(_NOT_ALIKE.format(spec))
 
     def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
         """Nothing."""

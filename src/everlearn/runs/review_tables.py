@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, name TEXT NOT NULL, ro
 CREATE TABLE IF NOT EXISTS shared (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
-LAYOUT = 5
+LAYOUT = 6
 """Of a journal: what one of an older layout lacks is added when it is opened."""
 
 LINE = """

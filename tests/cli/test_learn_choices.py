@@ -43,3 +43,27 @@ def test_a_finished_run_goes_on(everlearn, tmp_path):
     assert "leave --set out" in everlearn.refused("learn", first, "--run", tmp_path / "r", "--set", "k=2")
     assert "does not exist" in everlearn.refused("learn", tmp_path / "none", "--run", tmp_path / "r")
     assert everlearn.json("learn", "--resume", tmp_path / "r")["samples_seen"] == 12
+
+
+def test_a_method_that_needs_borders_is_refused_before_anything_is_written(everlearn, tmp_path):
+    first, second = picture_folder(tmp_path / "first", n=5), picture_folder(tmp_path / "second", ("cow", "hen"), n=5)
+    run, few = tmp_path / "r", ("--memory", 8, "--tasks", 1)
+    said = everlearn.refused("learn", first, "--run", run, "--method", "lwf", "--scenario", "blurred", *few)
+    assert "method lwf needs task borders, and scenario blurred has none: take a scenario with borders" in said
+    separated = ("--method", "er", "--set", "loss=separated")
+    assert "loss 'separated' needs task borders" in everlearn.refused(
+        "learn", first, "--run", run, *separated, "--scenario", "blurred", *few
+    )
+    watched = ("--watch", tmp_path / "watched")
+    (tmp_path / "watched").mkdir()
+    assert "a folder that is watched has none" in everlearn.refused(
+        "learn", first, "--run", run, "--method", "lwf", *few, *watched
+    )
+    assert not run.exists()
+    everlearn.json("learn", first, "--run", run, "--method", "lwf", *few)
+    before = (run / "config.toml").read_bytes()
+    assert "scenario blurred has none" in everlearn.refused("learn", second, "--run", run, "--scenario", "blurred")
+    assert "watched has none" in everlearn.refused("learn", "--run", run, *watched)
+    assert "watched has none" in everlearn.refused("learn", second, "--run", run, *watched)
+    assert (run / "config.toml").read_bytes() == before
+    assert everlearn.json("learn", second, "--run", run, "--tasks", 1)["samples_seen"] == 16

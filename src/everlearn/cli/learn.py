@@ -237,6 +237,7 @@ def _further(
             option = {"options": "set", "columns": "column"}.get(name, name).replace("_", "-")
             raise SettingError(f"{run} goes on with the learner and the pictures it has; leave --{option} out")
     opened = Run.open(run, write=True)
+    more = []
     try:
         if source is not None:
             part = Config.of({"data": {"source": _absolute(source), **data}, "stream": stream}).parts[0]
@@ -244,12 +245,14 @@ def _further(
                 found = build_source(opened.config, shape=opened.shape, part=part.data)
                 fewer = part.stream.model_copy(update={"tasks": min(5, len(found.class_names))})
                 part = part.model_copy(update={"stream": fewer})
-            go_on_with(opened, part)
-        if watch is not None:
-            last = opened.config.parts[-1].data
-            if not (last.watch and same_source(last.source, str(watch))):
-                settings = {"source": str(watch.absolute()), "watch": True}
-                go_on_with(opened, Config.of({"data": settings, "stream": stream}).parts[0])
+            more.append(part)
+        last = opened.config.parts[-1].data
+        on = watch is not None and source is None and last.watch and same_source(last.source, str(watch))
+        if watch is not None and not on:
+            settings = {"source": str(watch.absolute()), "watch": True}
+            more.append(Config.of({"data": settings, "stream": stream}).parts[0])
+        if more:
+            go_on_with(opened, *more)
     except BaseException:
         opened.close()
         raise

@@ -13,7 +13,7 @@ from everlearn.data import Source, Stream
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Group, Learner
 from everlearn.models import OURS, Model, build_model, build_text_model
-from everlearn.runs.config import Config, DataConfig, StreamConfig
+from everlearn.runs.config import Config, Continuation, DataConfig, StreamConfig
 from everlearn.runs.scenario import altered
 
 
@@ -159,6 +159,19 @@ def build_learner(
         )  # fmt: skip
     except TypeError as error:
         raise SettingError(f"method {settings.method!r} does not take these options: {error}") from error
+
+
+def check_borders(config: Config, part: Continuation, stream: Stream | None) -> None:
+    """Refuse a part, with its stream or a watched folder, that has no task borders where the learner needs them."""
+    method, loss = METHODS[config.learner.method], config.learner.options.get("loss")
+    if not (method.needs_tasks or loss == "separated") or (stream is not None and stream.borders):
+        return
+    what = f"method {config.learner.method}" if method.needs_tasks else "loss 'separated'"
+    none = f"scenario {part.stream.scenario} has none" if stream is not None else "a folder that is watched has none"
+    raise SettingError(
+        f"{what} needs task borders, and {none}: take a scenario with borders (class, time, site, task, domain) or, "
+        "for a new run, a method that needs none, such as er"
+    )
 
 
 def _model(config: Config, shape: tuple[int, int, int]) -> Model:

@@ -11,8 +11,16 @@ import numpy as np
 from everlearn.data import Source, Stream
 from everlearn.errors import RunError, SettingError
 from everlearn.learners import Group, Learner
-from everlearn.runs.build import build_learner, build_source, build_stream, build_streams, fixed_shape
+from everlearn.runs.build import (
+    build_learner,
+    build_source,
+    build_stream,
+    build_streams,
+    check_borders,
+    fixed_shape,
+)
 from everlearn.runs.config import Config, Continuation
+from everlearn.runs.contents import check_contents
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.run import Run
 from everlearn.runs.scenario import altered
@@ -44,22 +52,34 @@ def prepare(config: Config, source: Source | None = None, group: Group | None = 
     shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
     if shape is None:
         raise SettingError("a folder that is only watched has no pictures yet to see: give --size and --channels")
-    return Prepared(streams, build_learner(config, shape, group), shape)
+    learner = build_learner(config, shape, group)
+    for part, stream in zip(config.parts, streams):
+        check_borders(config, part, stream)
+    return Prepared(streams, learner, shape)
 
 
-def go_on_with(run: Run, more: Continuation) -> None:
-    """Enter a further source into a run that has learned all of those before; `learn` then goes on with it.
+def go_on_with(run: Run, *more: Continuation) -> None:
+    """Enter further sources into a run that has learned all of those before; `learn` then goes on with them.
 
-    The source is opened first, so that a bad one leaves the run as it was.
+    All are opened and checked first, so that a bad one leaves the run as it was.
 
     Raises
     ------
     RunError
         If the run has not finished.
     SettingError
-        If it has learned this source already.
+        If it has learned a source already, or cannot learn it.
     """
-    known = [part.data.source for part in run.config.parts if not (part.data.watch and more.data.watch)]
+    parts = run.config.parts
+    for part in more:
+        _check_further(run, parts, part)
+        parts.append(part)
+    run.extend(*more)
+
+
+def _check_further(run: Run, parts: Sequence[Continuation], more: Continuation) -> None:
+    """Refuse a source that cannot follow the parts of a run."""
+    known = [part.data.source for part in parts if not (part.data.watch and more.data.watch)]
     if any(same_source(spec, more.data.source) for spec in known):
         raise SettingError(
             f"{run.path} holds a run already, which knows {more.data.source}: expected another source to go on with "
@@ -69,9 +89,10 @@ def go_on_with(run: Run, more: Continuation) -> None:
         raise SettingError("pictures can be watched, texts cannot; go on with a table of new texts instead")
     if not more.data.watch and not run.finished:
         raise RunError(f"{run.path} has not finished what it began; go on with --resume {run.path} first")
+    stream = None
     if not more.data.watch:
-        build_stream(run.config, build_source(run.config, shape=run.shape, part=more.data), more.stream)
-    run.extend(more)
+        stream = build_stream(run.config, build_source(run.config, shape=run.shape, part=more.data), more.stream)
+    check_borders(run.config, more, stream)
 
 
 def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prepared | None = None) -> Learner:
@@ -96,6 +117,9 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
     streams: list[Stream | None] = []
 
     def begin() -> None:
+        for part, stream in enumerate(prepared.streams):
+            if stream is not None:
+                check_contents(run, part, stream.source)
         streams.extend(_without(run.number_all(prepared.streams), run.journal.forgotten()))
         run.journal.rewind(run.progress.step)
         for warning in run.warnings:

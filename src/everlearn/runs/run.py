@@ -153,9 +153,9 @@ class Run:
             tasks += len(stream.tasks) if stream else 0
         return numbered
 
-    def extend(self, more: Continuation) -> None:
-        """Go on with a further source: kept in the configuration before anything of it is learned."""
-        self.change(more=[*self.config.more, more])
+    def extend(self, *more: Continuation) -> None:
+        """Go on with further sources: kept in the configuration before anything of them is learned."""
+        self.change(more=[*self.config.more, *more])
 
     def change(self, **settings: Any) -> None:
         """Change the configuration, here and where other machines look for it."""

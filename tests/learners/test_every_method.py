@@ -89,6 +89,21 @@ def test_bad_options_get_one_line(options, message):
         builder("er", **options)()
 
 
+def test_naive_takes_no_review_of_its_memory():
+    with pytest.raises(SettingError, match="Naive does not combine with review"):
+        builder("naive", review=0.1)()
+
+
+def test_random_features_are_the_same_whoever_asks_first():
+    batches = check.stream()
+    one = builder("random_features")()
+    check.run(one, batches[:4])
+    other = builder("random_features")()
+    other.load_state_dict(check.snapshot(one))
+    other.predict(batches[0].inputs)
+    check.same(check.run(one, batches[4:]), check.run(other, batches[4:]))
+
+
 def test_views_repeat_each_sample_augmented_anew():
     build = builder("er", views=3, augment="crop")
     check.resumes_to_the_bit(build)

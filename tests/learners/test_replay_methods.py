@@ -1,5 +1,6 @@
 """One step of each replay method against its equations, written out for a linear network."""
 
+import check_learner as check
 import pytest
 import torch
 from linear_oracle import LR, after_step, assert_weights, batch_of, gradient, learner_of, logits, weights
@@ -115,6 +116,26 @@ def test_mir_looks_ahead_without_batchnorms_statistics():
     learner.retrieve(SECOND.inputs, SECOND.labels)
     for name, b in model.named_buffers():
         assert torch.equal(b, before[name]), name
+
+
+def test_mir_sees_no_harm_in_a_step_that_moves_nothing():
+    learner = MIR(check.small_model(), replay=2, candidates=6, memory=10, precision="float32")  # with dropout
+    learner.observe(FIRST)
+    m = learner.recall(torch.arange(6))
+    assert (learner._interference({}, m) == 0).all()
+    moved = {name: p.detach() * 1.1 for name, p in learner.model.named_parameters()}
+    assert (learner._interference(moved, m) != 0).any()
+
+
+def test_agem_holds_only_what_its_optimiser_moves():
+    found = []
+    for frozen in (True, False):  # by its own word, or since the optimiser does not hold it
+        model = check.small_model()
+        model.backbone.requires_grad_(not frozen)
+        learner = AGEM(model, torch.optim.SGD(model.head.parameters(), lr=LR), memory=20, precision="float32")
+        check.run(learner, check.stream())
+        found.append(model.head.weight.detach())
+    assert torch.equal(*found)
 
 
 def test_agem_frees_the_gradient_of_what_harms_memory():

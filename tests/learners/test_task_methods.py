@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from linear_oracle import LR, after_step, assert_weights, batch_of, gradient, learner_of, logits, weights
+from linear_oracle import LR, after_step, assert_weights, batch_of, gradient, learner_of, linear_model, logits, weights
 from torch.nn import functional as F
 
 from everlearn.errors import SettingError
@@ -119,3 +119,13 @@ def test_a_task_that_comes_back_is_a_border_too():
 def test_bad_settings_get_one_line(method, settings, message):
     with pytest.raises(SettingError, match=message):
         learner_of(method, **settings)
+
+
+def test_ewc_holds_only_what_its_optimiser_moves():
+    model = linear_model()
+    learner = EWC(model, torch.optim.SGD(model.head.parameters(), lr=LR), memory=20)
+    before = model.backbone[1].weight.detach().clone()
+    for batch in (BEFORE, *AFTER):
+        learner.observe(batch)
+    assert torch.equal(model.backbone[1].weight, before)
+    assert set(learner.F) == {"head.weight", "head.bias"}

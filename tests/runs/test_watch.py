@@ -152,6 +152,32 @@ def test_pictures_are_kept_only_as_long_as_a_checkpoint_might_need_them(session,
     assert kept == [4, 4, 4] or kept == [4, 8, 8]
 
 
+def test_a_checkpoint_at_the_same_step_again_drops_no_picture_that_the_one_before_needs(session, tmp_path):
+    watched = watch(session, tmp_path)
+    for i in range(8):
+        put(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", 180 * (i % 2))
+    for _ in range(2):
+        watched._learn(watched._enter(watched._ready()), None)
+        watched._save()
+    expected = session.learner.state_dict()
+    for _ in range(2):
+        watched._save()
+    path = tmp_path / "r"
+    older, newest = steps(path / "checkpoints")
+    (path / "checkpoints" / f"{newest:08d}" / "state.safetensors").write_bytes(b"damaged")
+    for file in (tmp_path / "in").glob("*/*.png"):
+        file.unlink()
+    session.run.close()
+    with Run.open(path, write=True) as run:
+        assert run.progress.step == older
+        prepared = prepare(run.config)
+        again = Session(run, run.restore(prepared.learner), prepared.streams, prepared.shape)
+        watch(again, tmp_path).replay(None)
+        found = again.learner.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
 def test_hidden_files_other_kinds_and_links_are_passed_over(session, tmp_path):
     watched = watch(session, tmp_path)
     put(tmp_path / "in", "a/1.png", 0)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from everlearn.errors import RunError
-from everlearn.runs import checkpoints, versions
+from everlearn.runs import Config, Run, checkpoints, learn, versions
 from everlearn.runs.review_step import learn_review
 from everlearn.runs.reviewing import Reviewing
-from everlearn.runs.reviews import REVIEW_IDS, Review
+from everlearn.runs.reviews import REVIEW_IDS, Review, Reviews
 
 
 def finish(desk):
@@ -34,9 +34,6 @@ def learned(desk):
 def reference(opened, verdicts, run_path, tmp_path):
     """The state after all verdicts, learned without any trouble, on another copy of the run."""
     import shutil
-
-    from everlearn.runs import Run
-    from everlearn.runs.reviews import Reviews
 
     path = shutil.copytree(run_path, tmp_path / "reference")
     with Run.open(path, write=True) as run:
@@ -257,3 +254,26 @@ def test_a_damaged_version_in_service_is_replaced(opened, run_path):
     file.write_bytes(b"damaged")  # the version's own copy: the checkpoint is whole
     desk = opened()
     assert desk.reviews.in_service()["number"] == first + 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "lwf"}, {"method": "icarl"}, {"method": "ewc"}, {"options": {"loss": "separated"}}]
+)
+def test_methods_that_look_at_task_borders_learn_reviews_too(learned_run, pictures, tmp_path, settings):
+    learner = {"method": "er", "memory": 40, "precision": "float32"} | settings
+    with Run.open(learned_run) as run:
+        given = run.config.model_dump(include={"data", "stream"}) | {"learner": learner}
+    with Run.create(tmp_path / "bordered", Config.of(given)) as run:
+        learn(run)
+        reviews = Reviews(run.journal.db)
+        reviewing = Reviewing(run, reviews, margin=1.0)
+        task = reviewing.learner.task
+        for i, (verdict, label) in enumerate([("accept", pictures[1][0]), ("correct", "0"), ("correct", "a new one")]):
+            reviews.add(Review(f"s{i}", verdict, label, pictures[0][i].numpy()))
+        while reviewing.work():
+            pass
+        assert [row["review"] for row in reviews.learned()] == [1, 2, 3]
+        assert [reviews.get(number)["status"] for number in (1, 2, 3)] == ["learn"] * 3
+        assert reviewing.learner.task == task is not None and len(reviewing.learner.classes.codes) == 4
+        said = reviewing.learner.predict(pictures[0][2:3]).labels
+        assert run.journal.class_names()[int(said)] == "a new one"

@@ -54,7 +54,7 @@ class AGEM(Learner):
         self.advance()
 
     def _trained(self) -> list[Tensor]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 def project(g: list[Tensor], g_ref: list[Tensor]) -> list[Tensor]:

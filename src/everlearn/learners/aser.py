@@ -23,6 +23,8 @@ from everlearn.valuation import knn_shapley
 
 NOBODY = -1
 """The class of a candidate that is none."""
+FAR = 1e4
+"""All its features."""
 REST = 8
 """Steps for which a retrieved candidate is not retrieved again; fewer where there are few candidates."""
 
@@ -222,7 +224,7 @@ class ASER(Learner):
             C, f_C = torch.cat([C, before.S]), torch.cat([f_C, before.f_S])
         y_C = memory.targets[C]
         if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
-            f_C, y_C = torch.where(is_C[:, None], f_C, 1e4), torch.where(is_C, y_C, NOBODY)
+            f_C, y_C = torch.where(is_C[:, None], f_C, FAR), torch.where(is_C, y_C, NOBODY)
         rest = max(1, min(REST, len(C) // (2 * self.replay)))
         used = torch.full_like(y_C, self.step - rest)
         return _Drawn(C, S, f_C, f_S, y_C, memory.targets[S], w_S, used, self.step, rest)
@@ -232,6 +234,19 @@ class ASER(Learner):
         u = torch.rand(self.memory.size, generator=self.generator).to(self.device, non_blocking=True)
         u[these] = 2
         return u.topk(max(1, min(self.candidates - fewer, len(u) - len(these))), largest=False, sorted=False).indices
+
+    def renew(self, slots: Tensor) -> None:
+        """As for every learner; a slot that was drawn for the sample before stands neither in C nor in S."""
+        super().renew(slots)
+        if (drawn := self._cached) is not None:
+            gone = torch.isin(drawn.C, slots)
+            drawn.f_C[gone], drawn.y_C[gone] = FAR, NOBODY
+            drawn.w_S[torch.isin(drawn.S, slots)] = 0
+
+    def drop(self, slots: Tensor) -> None:
+        """As for every learner; C and S are drawn anew, since slots close up."""
+        self._cached = None
+        super().drop(slots)
 
     def rule_state(self) -> dict[str, Tensor]:
         """What has been drawn and encoded, for the steps it still serves, and the batch before."""

@@ -89,6 +89,14 @@ class DER(Learner):
         self.z[held] = torch.where(new[:, None], z[position], self.z[held])
         self.known[held] = torch.where(new, z.shape[1], self.known[held])
 
+    def renew(self, slots: Tensor) -> None:
+        """As for every learner; the logits become those of now."""
+        super().renew(slots)
+        with self.evaluating():
+            z = self.model.head(self.encode(self.recall(slots).inputs))
+        self.z = F.pad(self.z, (0, z.shape[1] - self.z.shape[1]))
+        self.z[slots], self.known[slots] = z, z.shape[1]
+
     def rule_state(self) -> dict[str, Tensor]:
         """The stored logits."""
         size = self.memory.size

@@ -90,13 +90,14 @@ class EWC(Learner):
             self.running[name] = running.mul_(self.decay).addcmul_(p.grad, p.grad, value=1 - self.decay)
             if name in self.F:
                 away = p - _rows(self.anchor[name], p)
-                pull = (self.weight * _rows(self.F[name], p)).clamp(max=most.get(id(p))) * away
+                pull = (self.weight * _rows(self.F[name], p)).clamp(max=most[id(p)]) * away
                 loss = loss + (pull * away).sum() / 2
                 p.grad += pull
         return loss
 
     def _trained(self) -> list[tuple[str, Tensor]]:
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad and id(p) in held]
 
     def rule_state(self) -> dict[str, Tensor]:
         """Running Fisher information, and what the task found."""

@@ -16,6 +16,7 @@ from everlearn.errors import SettingError
 from everlearn.learners.er import ER
 from everlearn.learners.learner import StepReport
 from everlearn.learners.sample_gradients import gradient_products
+from everlearn.memory import Remembered
 from everlearn.models import Model
 
 
@@ -85,9 +86,19 @@ class GSS(ER):
         """``[n]``: 1 + the largest cosine to a few remembered samples' gradients; 1 while memory is empty."""
         if not self.memory.size:
             return torch.ones(len(y), device=self.device)
-        m = self.recall(self.memory.draw(self.strength, self.generator))
-        cosine = self.gradient_cosines(torch.cat([m.inputs, x]), torch.cat([m.targets, y]))
-        return 1 + cosine[len(m) :, : len(m)].amax(1)
+        return self._beside(self.recall(self.memory.draw(self.strength, self.generator)), x, y).amax(1)
+
+    def _beside(self, m: Remembered, x: Tensor, y: Tensor) -> Tensor:
+        """``[n, len(m)]``: 1 + the cosine of each sample's gradient to each remembered one's."""
+        return 1 + self.gradient_cosines(torch.cat([m.inputs, x]), torch.cat([m.targets, y]))[len(m) :, : len(m)]
+
+    def renew(self, slots: Tensor) -> None:
+        """As for every learner; the scores are of the samples that stand there, beside others."""
+        super().renew(slots)
+        those = self.recall(slots)
+        m = self.recall(self.memory.draw(self.strength + len(slots), self.generator))
+        c = self._beside(m, those.inputs, those.targets)
+        self.score[slots] = c.masked_fill(slots[:, None] == m.slots, 0).amax(1)
 
     def gradient_cosines(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """``[n, n]``: cosines of the gradients of the samples' own losses, in evaluation mode."""

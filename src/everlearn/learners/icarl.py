@@ -16,6 +16,7 @@ from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.frozen_copy import frozen_copy, restored_copy
 from everlearn.learners.learner import Learner, StepReport
+from everlearn.learners.review import REPLAY, copies_of
 from everlearn.memory import ClassBalanced
 from everlearn.models import Model
 
@@ -56,15 +57,16 @@ class ICaRL(Learner):
         """Take in one batch."""
         x, y = self.receive(batch)
         for _ in range(self.options.iterations):
-            loss = self._binary_step(x, y)
+            loss = self._binary_step(x, y, self.replay)
         targets, classes = self.classes.indices(batch.labels), len(self.classes.codes)
         self.exemplars(self.memory, x, targets, batch.ids, self.step, self.generator, classes=classes)
         return self.finish(batch, loss)
 
-    def _binary_step(self, x: Tensor, y: Tensor) -> Tensor:
+    def _binary_step(self, x: Tensor, y: Tensor, replay: int, certain: int = 0) -> Tensor:
+        """One step on the batch and ``replay`` of memory; the past model is not asked of the last ``certain``."""
         inputs, targets = x, y
         if self.memory.size:
-            m = self.recall(self.memory.draw(self.replay, self.generator))
+            m = self.recall(self.memory.draw(replay, self.generator))
             inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
         seen = self.augmented(inputs)
         logits = self.model.head(self.embed(seen))
@@ -72,9 +74,15 @@ class ICaRL(Learner):
         if self.past is not None:
             with torch.no_grad(), self.autocast():
                 f = self.past.features(self.to_layout(seen))
-            q[:, : self.old] = self.past.head(f.float())[:, : self.old].sigmoid()
+            asked = slice(0, len(q) - certain)
+            q[asked, : self.old] = self.past.head(f.float())[asked, : self.old].sigmoid()
         loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none").sum(1).mean()
         return self.descend(loss)
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """One binary step, in which the expert's word stands against the past model's."""
+        xs, ys = copies_of(x, y)
+        self._binary_step(xs, ys, REPLAY, certain=len(ys))
 
     def begin_task(self) -> None:
         """Keep the model as the task finds it."""

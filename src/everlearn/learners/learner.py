@@ -26,8 +26,9 @@ from everlearn.learners.options import Options
 from everlearn.learners.predicting import class_means, features_of, predicting_model, weights_of
 from everlearn.learners.reasons import Reasons, marked, take_maps, watching
 from everlearn.learners.results import Prediction, StepReport
-from everlearn.learners.review import review
+from everlearn.learners.review import is_likeliest, rehearse, review
 from everlearn.learners.shared_batchnorm import shared_batchnorm
+from everlearn.learners.slots import without
 from everlearn.learners.state import restore, state_of
 from everlearn.learners.together import gradients_of_all, told
 from everlearn.memory import Memory, Remembered
@@ -75,6 +76,8 @@ class Learner:
         Whether the method's rule needs all of memory in one process; it then refuses a group of several.
     newest : float
         Incoming samples of a usual step for each replayed one.
+    rehearsals : int
+        Steps at most in which a corrected sample is rehearsed.
     slotwise, own : frozenset or tuple of str
         Of a rule's state: what has a row for each slot of memory, and beginnings of the names of what belongs to each
         process alone. All the rest is the same in all processes.
@@ -86,6 +89,7 @@ class Learner:
     )
     alone: ClassVar[bool] = False
     newest: ClassVar[float] = 1.0
+    rehearsals: ClassVar[int] = 40
     slotwise: ClassVar[frozenset[str]] = frozenset()
     own: ClassVar[tuple[str, ...]] = ()
 
@@ -223,6 +227,24 @@ class Learner:
         if self.options.review:
             review(self, self.options.review)
 
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """One more step on a corrected sample ``[1, C, H, W]`` of class ``[1]``, by the method's own rule."""
+        rehearse(self, x, y)
+
+    def holds(self, x: Tensor, y: Tensor) -> bool:
+        """Whether a correction holds: the class is the likeliest, with more than even odds where a head is trained."""
+        return is_likeliest(self, x, y, 0.0 if self.classifier == "ncm" else 0.5)
+
+    def renew(self, slots: Tensor) -> None:
+        """Make anew what is kept beside slots whose samples came past the method's own policy, or were rehearsed."""
+        if self.reasons is not None:
+            self.reasons.renew(slots)
+        self.forget_derived()
+
+    def drop(self, slots: Tensor) -> None:
+        """Take the samples in slots out of memory, with what is kept beside them; the weights stay."""
+        self.load_state_dict(without(self, slots))
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides what happens next, as tensors by name; `load_state_dict` restores it to the bit."""
         return state_of(self)
@@ -354,8 +376,10 @@ class Learner:
     def advance(self) -> None:
         """One step of the optimiser along the gradients at hand; what follows the weights follows."""
         self.optimizer.step()
+        self.means = None
         for follower in self.followers().values():
             follower.follow(self.model)
+            follower.changed()
 
     def gradients(self, loss: Tensor | None) -> Tensor:
         """One backward pass. Gradients and the loss become their means over the samples of all processes."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from everlearn.errors import SettingError
 from everlearn.learners.er import ER
+from everlearn.memory import Remembered
 from everlearn.models import Model
 
 
@@ -52,11 +53,15 @@ class MIR(ER):
         C = self.memory.draw(self.candidates, self.generator)
         if len(C) <= self.replay:
             return C
-        m = self.recall(C)
-        now = {name: p.detach() for name, p in self.model.named_parameters()}
-        virtual = now | self._virtual_step(x, y)
-        interference = self._losses(virtual, m.inputs, m.targets) - self._losses(now, m.inputs, m.targets)
+        interference = self._interference(self._virtual_step(x, y), self.recall(C))
         return C[interference.topk(self.replay).indices]
+
+    def _interference(self, virtual: dict[str, Tensor], m: Remembered) -> Tensor:
+        """ℓ(θᵛ) − ℓ(θ) of each candidate."""
+        now = {name: p.detach() for name, p in self.model.named_parameters()}
+        after = self._losses(now | virtual, m.inputs, m.targets)
+        self._forwards -= 1  # the same pass once more: dropout leaves out the same
+        return after - self._losses(now, m.inputs, m.targets)
 
     def _virtual_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """θᵛ by plain gradient descent at the optimiser's learning rate."""

@@ -8,9 +8,12 @@ from everlearn.memory import reservoir
 
 
 class Naive(Learner):
-    """One step on the incoming batch alone. A reservoir is kept for evidence; it never enters training."""
+    """One step on the incoming batch alone. A reservoir is kept for evidence; no sample of the stream is replayed.
 
-    takes = Learner.takes - {"rrr"}
+    Memory enters training only where an expert's correction is rehearsed, which would push out what is known.
+    """
+
+    takes = Learner.takes - {"rrr", "review"}
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import SettingError
-from everlearn.learners.streaming_head import StreamingHead, rows
+from everlearn.learners.streaming_head import StreamingHead, precise, rows
 from everlearn.models import Model
 
 
@@ -68,7 +68,7 @@ class RandomFeatures(StreamingHead):
         if self._R is None or len(self._R) != f.shape[1]:
             draw = torch.Generator().manual_seed(self.seed)
             R = torch.randn(f.shape[1], self.width, generator=draw, dtype=torch.float64) / math.sqrt(f.shape[1])
-            self._R = R.to(self.device, f.dtype)
+            self._R = R.to(self.device, precise(self.device))  # whoever asks first
         return (f @ self._R.to(f.dtype)).relu()
 
     def solve(self) -> tuple[Tensor, Tensor]:

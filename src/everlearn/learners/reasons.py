@@ -117,6 +117,10 @@ class Reasons:
             held = self.regions[: self.memory.size]
             self.regions[: self.memory.size] = torch.where(new[:, None, None], cells[position], held)
 
+    def renew(self, slots: Tensor) -> None:
+        """Other samples stand in these slots, or the same ones are seen otherwise: no map yet, and no region."""
+        self.known[slots], self.regions[slots] = False, 255
+
     def take(self, slots: Tensor, maps: Tensor) -> None:
         """Store the maps ``[k, h, w]`` of samples in memory."""
         if not self.maps.numel():

@@ -38,6 +38,7 @@ class Refit(Learner):
 
     takes = frozenset({"augment", "region", "frames"})
     alone = True
+    rehearsals = 0  # a correction stands in memory, and all training begins anew
 
     def __init__(
         self,
@@ -134,6 +135,11 @@ class Refit(Learner):
             self.optimizer.zero_grad(set_to_none=True)
             self.optimizer.state.clear()
             self._first = None
+
+    def drop(self, slots: Tensor) -> None:
+        """As for every learner; what was trained with them is trained anew."""
+        self._unfit()
+        super().drop(slots)
 
     def rule_state(self) -> dict[str, Tensor]:
         """The first weights, while the model has others."""

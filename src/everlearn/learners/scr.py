@@ -16,6 +16,7 @@ from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.learner import Learner, StepReport
 from everlearn.learners.losses import supervised_contrastive
+from everlearn.learners.review import copies_of
 from everlearn.memory import reservoir
 from everlearn.models import Model
 
@@ -71,15 +72,22 @@ class SCR(Learner):
         """Take in one batch."""
         x, y = self.receive(batch)
         for _ in range(self.options.iterations):
-            inputs, targets = x, y
-            if self.memory.size:
-                m = self.recall(self.memory.draw(self.replay, self.generator))
-                inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
-            views = torch.cat([inputs, self.augmented(inputs)])
-            z = F.normalize(self.project(self.embed(views)), dim=1)
-            loss = self.descend(supervised_contrastive(z, targets.repeat(2), self.temperature))
+            loss = self._contrastive_step(x, y)
         reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
+
+    def _contrastive_step(self, x: Tensor, y: Tensor) -> Tensor:
+        inputs, targets = x, y
+        if self.memory.size:
+            m = self.recall(self.memory.draw(self.replay, self.generator))
+            inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
+        views = torch.cat([inputs, self.augmented(inputs)])
+        z = F.normalize(self.project(self.embed(views)), dim=1)
+        return self.descend(supervised_contrastive(z, targets.repeat(2), self.temperature))
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """One contrastive step."""
+        self._contrastive_step(*copies_of(x, y))
 
     def rule_state(self) -> dict[str, Tensor]:
         """The projection's weights."""

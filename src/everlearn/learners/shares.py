@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from everlearn.errors import RunError
+from everlearn.learners.slots import rows_of
 from everlearn.learners.state import state_of
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ def deal(state: State, learner: Learner) -> State:
         own = {name: t for name, t in _beginning(whole, "rule.").items() if name.startswith(learner.own)}
         part |= {f"rule.{name}": t for name, t in learner.deal_own(own).items()}
     dealt = {name: t for name, t in whole.items() if not name.startswith(tuple(f"rule.{own}" for own in learner.own))}
-    for name in ("inputs", "targets", "ids", "steps"):
-        dealt[f"memory.{name}"] = whole[f"memory.{name}"][slots]
-    for name in learner.slotwise:
-        dealt[f"rule.{name}"] = whole[f"rule.{name}"][slots]
-    return dealt | part
+    return dealt | rows_of(whole, learner, slots) | part
 
 
 def _joined(learner: Learner, state: State, parts: list[State]) -> State:

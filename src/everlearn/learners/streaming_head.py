@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.learner import Learner, Prediction, StepReport
+from everlearn.learners.review import is_likeliest
 from everlearn.memory import reservoir
 from everlearn.models import Model
 
@@ -29,6 +30,7 @@ class StreamingHead(Learner):
     """
 
     takes = frozenset[str]()
+    rehearsals = 10
 
     def __init__(
         self,
@@ -62,6 +64,15 @@ class StreamingHead(Learner):
     def stand_by(self, batch: Batch) -> StepReport:
         """Add what the others have."""
         return self.observe(batch)
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """Add a corrected sample once more: the sums are all that learns."""
+        self.add(self.features(x).to(precise(self.device)), y)
+        self.forget_derived()
+
+    def holds(self, x: Tensor, y: Tensor) -> bool:
+        """Whether the class is the likeliest: not all of these heads give odds that say more."""
+        return is_likeliest(self, x, y, 0.0)
 
     def add(self, f: Tensor, y: Tensor) -> Tensor:
         """Add features ``[n, d]`` of classes ``[n]`` to the sums; returns a loss to report."""

@@ -9,11 +9,9 @@ import torch
 
 from everlearn.data import Batch
 from everlearn.learners import Learner
+from everlearn.learners.reasons import take_maps
 from everlearn.runs.reviews import REVIEW_IDS
 
-REHEARSALS = 40
-REPLAY = 64
-COPIES = 8
 GENTLE = 0.1
 """Share of the learning rate: one sample repeated at a stream's full rate would push out what is known."""
 
@@ -23,9 +21,9 @@ def learn_review(learner: Learner, picture: torch.Tensor, code: int, id_: int, *
 
     It is learned like any sample of the stream, at a tenth of the learning rate, and enters memory for certain,
     whatever the method's policy left to chance, in the place of a sample of the largest class that no expert has looked
-    at. A correction is an expert's word against the model's: it is rehearsed, `COPIES` times in a batch with up to
-    `REPLAY` samples from memory, until the model gives it more than even odds, at most `REHEARSALS` times, each a tenth
-    less gently, up to half the learning rate.
+    at. A correction is an expert's word against the model's: it is rehearsed by the method's own rule
+    (`Learner.rehearse`) until it holds (`Learner.holds`) or the method's bound is reached, each time a tenth less
+    gently, up to half the learning rate.
 
     Parameters
     ----------
@@ -56,39 +54,39 @@ def learn_review(learner: Learner, picture: torch.Tensor, code: int, id_: int, *
     >>> learner.step, learner.samples_seen, learner.predict(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).labels.tolist()
     (1, 1, [7])
     """
-    batch = Batch(picture[None], torch.tensor([code]), ids=torch.tensor([id_]))
+    batch = Batch(picture[None], torch.tensor([code]), torch.tensor([id_]), learner.task)
     with _gently(learner) as rates:
         loss = float(learner.observe(batch).loss)
         _remember(learner, batch)
         if correction:
             _rehearse(learner, batch, rates)
+            learner.renew(_slots_of(learner, [id_]))
+    if learner.reasons is not None:
+        take_maps(learner)  # perhaps no border comes any more
     return loss
 
 
 def forget(learner: Learner, ids: list[int]) -> int:
     """Take samples out of a learner's memory; its weights stay. Returns how many were there."""
+    slots = _slots_of(learner, ids)
+    if len(slots):
+        learner.drop(slots)
+    return len(slots)
+
+
+def _slots_of(learner: Learner, ids: list[int]) -> torch.Tensor:
     memory = learner.memory
-    gone = torch.isin(memory.ids[: memory.size], torch.tensor(ids, dtype=torch.int64, device=memory.device))
-    count = int(gone.sum())
-    if count:
-        state = memory.state_dict()
-        for name in ("inputs", "targets", "ids", "steps", "places"):
-            state[name] = state[name][~gone]
-        state["known"][1] -= count
-        memory.load_state_dict(state)
-    return count
+    wanted = torch.tensor(ids, dtype=torch.int64, device=memory.device)
+    return torch.isin(memory.ids[: memory.size], wanted).nonzero().flatten()
 
 
 def _rehearse(learner: Learner, batch: Batch, rates: list[float]) -> None:
     x, y = learner.receive(batch)
-    xs, ys = x.expand(COPIES, -1, -1, -1), y.expand(COPIES)
-    for _ in range(REHEARSALS):
-        with torch.no_grad():
-            odds = learner.model.head(learner.features(x)).softmax(1)[0, int(y)]
-        if float(odds) > 0.5:
+    dear = learner.averaged is not None or learner.classifier == "ncm"  # a prediction is a pass over memory then
+    for i in range(learner.rehearsals):
+        if not (dear and i & (i - 1)) and learner.holds(x, y):  # where it is dear, after 0, 1, 2, 4, 8 … steps
             return
-        m = learner.recall(learner.memory.draw(REPLAY, learner.generator))
-        learner.train_step(torch.cat([m.inputs, xs]), torch.cat([m.targets, ys]))
+        learner.rehearse(x, y)
         for group, most in zip(learner.optimizer.param_groups, rates):
             group["lr"] = min(1.1 * group["lr"], most / 2)
 
@@ -111,13 +109,15 @@ def _remember(learner: Learner, batch: Batch) -> None:
     ids, targets = memory.ids[: memory.size], memory.targets[: memory.size]
     if bool((ids == int(batch.ids[0])).any()):
         return
-    target = learner.classes.indices(batch.labels)
+    target, step = learner.classes.indices(batch.labels), learner.step - 1  # the one that has just been taken
     if not memory.full:
-        memory.append(batch.inputs, target, batch.ids, learner.step)
+        memory.append(batch.inputs, target, batch.ids, step)
+        learner.renew(_slots_of(learner, batch.ids.tolist()))
         return
     unreviewed = ids < REVIEW_IDS
     pool = unreviewed if bool(unreviewed.any()) else torch.ones_like(unreviewed)
     counts = torch.bincount(targets[pool], minlength=memory.n_classes)
     slots = torch.nonzero(pool & (targets == counts.argmax())).flatten()
     slot = slots[torch.randint(len(slots), (1,), generator=learner.generator).to(slots.device)]
-    memory.write(slot, batch.inputs, target, batch.ids, learner.step, classes=len(learner.classes.codes))
+    memory.write(slot, batch.inputs, target, batch.ids, step, classes=len(learner.classes.codes))
+    learner.renew(slot)

@@ -24,7 +24,8 @@ from everlearn.data import Batch, read_picture
 from everlearn.data.decode import SUFFIXES
 from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from everlearn.data.naming import natural_key
-from everlearn.errors import DataError
+from everlearn.errors import DataError, RunError
+from everlearn.runs import checkpoints
 from everlearn.runs.database import Row
 from everlearn.runs.journal import LEARNED
 from everlearn.runs.session import Moment, Session
@@ -180,12 +181,15 @@ class Watch:
         return self._read(row["path"])  # from the beginning again, as after forgetting: it was learned long ago
 
     def _save(self) -> None:
-        """A checkpoint; pictures that the one before it has learned are not needed any more."""
+        """A checkpoint; pictures that the oldest one kept has learned are not needed any more."""
         self.session.run.save(self.session.learner)
-        self.journal.forget_pictures(self.part, self._before)
-        self._before, self.saved = self.progress.position, self.progress.step
-
-    _before = 0  # position of the checkpoint before the last
+        self.saved = self.progress.step
+        folder = self.session.run.path / "checkpoints"
+        oldest, *newer = checkpoints.steps(folder)
+        with suppress(RunError):  # of a damaged one nobody knows what it has learned
+            known = checkpoints.progress_of(folder, oldest)
+            if newer and known.part == self.part:
+                self.journal.forget_pictures(self.part, known.position)
 
 
 @contextmanager

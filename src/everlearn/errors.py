@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class RunError(EverlearnError):
 
 class ModelError(EverlearnError):
     """A model cannot be built, loaded, or does not fit the data or the method."""
+
+
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What reading a file raises, also one packed by gzip, which lets zlib's own error through."""
 
 
 def first_fault(error: ValidationError) -> str:

@@ -1,5 +1,6 @@
 """Manifests in CSV, TSV and Parquet."""
 
+import gzip
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -167,3 +168,7 @@ def test_bytes_that_are_no_table(tmp_path):
     assert "line 2 is not UTF-8" in error_of(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
     assert "is a folder; expected a .csv" in error_of(tmp_path / "b.csv")
+    packed = bytearray(gzip.compress(b"path,label\n" + b"a.png,x\n" * 2000))
+    packed[15:25] = b"\xff" * 10
+    (tmp_path / "c.csv.gz").write_bytes(packed)
+    assert "cannot be read as a table" in error_of(tmp_path / "c.csv.gz")

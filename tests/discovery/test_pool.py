@@ -99,3 +99,8 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00y")
     with pytest.raises(DataError, match="not UTF-8"):
         open_pool(tmp_path / "bytes.csv", CampaignConfig.of(Y))
+    packed = bytearray(gzip.compress(b"T,y\n" + b"1,2\n" * 2000))
+    packed[15:25] = b"\xff" * 10
+    (tmp_path / "damaged.csv.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"cannot read .*damaged.csv.gz: .*; allow reading it, or copy it anew"):
+        open_pool(tmp_path / "damaged.csv.gz", CampaignConfig.of(Y))

@@ -113,6 +113,11 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "short.txt.gz").write_bytes(gzip.compress(b"x" * 1000)[:15])
     with pytest.raises(DataError, match="cannot read text"):
         list(read_text(tmp_path / "short.txt.gz"))
+    packed = bytearray(gzip.compress(b"a line\n" * 2000))
+    packed[15:25] = b"\xff" * 10
+    (tmp_path / "damaged.txt.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"cannot read text .*damaged.txt.gz: .*; allow reading it, or copy it anew"):
+        list(read_text(tmp_path / "damaged.txt.gz"))
     with pytest.raises(DataError, match="there is no tokenizer"):
         open_tokenizer("none.json", [])
     with pytest.raises(SettingError, match="expected bpe:SIZE"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from everlearn.errors import DataError, SettingError
+from everlearn.errors import UNREADABLE, DataError, SettingError
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def draw(pool: PoolSet, rows: int) -> list[dict[str, str]]:
             table = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
     except FileNotFoundError as error:
         raise DataError(f"{pool.file}: there is no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {pool.file}: {error}") from error
     table = [row for row in table if row[pool.target] and (pool.task is None or row["task"] == pool.task)]
     if not table:

@@ -20,7 +20,7 @@ from everlearn.data.naming import classes_of
 from everlearn.data.pictures import TEST, TRAIN, VALIDATION, Files, Listing
 from everlearn.data.regions import Regions
 from everlearn.data.text import Texts
-from everlearn.errors import DataError
+from everlearn.errors import UNREADABLE, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -302,7 +302,7 @@ def _one_line(file: Path) -> Iterator[None]:
         raise DataError(f"{file} is a folder; expected a {' or '.join(SUFFIXES)} file")
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error) as error:
+    except (*UNREADABLE, pa.ArrowException, ValueError, csv.Error) as error:
         if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
             raise DataError(f"{file}: line {_line_not_utf8(file)} is not UTF-8; save the table as UTF-8") from None
         reason = " ".join(str(error).split())[:300]

@@ -12,7 +12,7 @@ from pathlib import Path
 from everlearn.discovery import compositions, molecules, numbers, structures
 from everlearn.discovery.columns import Column, read_columns
 from everlearn.discovery.config import CampaignConfig, Inputs
-from everlearn.errors import DataError, SettingError
+from everlearn.errors import UNREADABLE, DataError, SettingError
 
 _SMILES = ("smiles", "canonical_smiles", "isomeric_smiles")
 _FORMULA = ("composition", "formula", "pretty_formula", "reduced_formula")
@@ -129,8 +129,8 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         raise DataError(f"{file}: there is no such file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text; save the table as CSV UTF-8") from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+    except UNREADABLE as error:
+        raise DataError(f"cannot read {file}: {error}; allow reading it, or copy it anew") from error
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     try:
         header = [name.strip() for name in next(reader, [])]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from everlearn.errors import DataError, SettingError
+from everlearn.errors import UNREADABLE, DataError, SettingError
 
 END = "<|endoftext|>"
 
@@ -120,8 +120,8 @@ def read_text(file: Path, size: int = 1 << 20) -> Iterator[str]:
                 yield "".join(lines)
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); convert it") from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot read text {file}: {error}") from error
+    except UNREADABLE as error:
+        raise DataError(f"cannot read text {file}: {error}; allow reading it, or copy it anew") from error
 
 
 def _library() -> Any:

@@ -36,6 +36,12 @@ def test_own_cluster(tmp_path):
     assert (cluster.devices, cluster.device.name, cluster.devices_per_domain) == (32, "mine", 4)
 
 
+def test_prices_latencies_and_failures_may_be_0(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(OWN.replace("[network]", "watts = 0\nusd_per_hour = 0\n[network]\nfailures_per_1000_node_days = 0"))
+    assert load_cluster(f"{file}:32").device.usd_per_hour == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -60,6 +66,10 @@ def test_bad_clusters_are_refused(text, message):
         ("processors = 80", "processors = 'many'", "processors is 'many'; expected a number"),
         ("processors = 80", "processors = 80\ncores = 3", "unknown setting 'cores'"),
         ("hbm_tb_s = 1", "hbm_tb_s = -1", "hbm_tb_s is -1"),
+        ("hbm_tb_s = 1", "hbm_tb_s = 0", "hbm_tb_s is 0; expected a number above 0"),
+        ("hbm_tb_s = 1", "hbm_tb_s = nan", "hbm_tb_s is nan; expected a number above 0"),
+        ("domain_gb_s = 50", "network_gb_s = 0.0", r"network_gb_s is 0\.0; expected a number above 0"),
+        ("domain_gb_s = 50", "network_latency_us = -1", "network_latency_us is -1; expected a number of 0 or more"),
         ("[device]", "[device", "not readable TOML"),
     ],
 )

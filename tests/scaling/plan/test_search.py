@@ -163,6 +163,11 @@ def test_dp_fills_the_devices():
         ("[model]\npreset = 'llama3-8b'\n[layout]\ntpp = 8", "unknown layout setting 'tpp'"),
         ("[model]\npreset = 'llama3-8b'\n[layout]\ntp = '8'", "layout tp is '8'; expected int"),
         ("[model]\npreset = 'llama3-8b'\n[layout]\nprecision = 'fp32'", "precision is 'fp32'"),
+        (
+            "[model]\npreset = 'llama3-8b'\n[train]\nglobal_batch = 'big'",
+            "global_batch is 'big'; expected a whole",
+        ),
+        ("[model]\npreset = 'llama3-8b'\n[train]\nglobal_batch = -4", "global_batch is -4; expected a whole"),
         ("[model", "not readable TOML"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -11,6 +12,8 @@ from typing import Any
 from everlearn.errors import SettingError
 
 PRESETS = Path(__file__).parents[1] / "clusters"
+MAY_BE_0 = {"tflops_fp8", "tflops_fp4", "watts", "usd_per_hour", "domain_latency_us", "network_latency_us",
+            "failures_per_1000_node_days"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,10 +173,12 @@ def _fill(kind: type, values: dict[str, Any], file: str) -> Any:
     if unknown := sorted(set(values) - known):
         raise SettingError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for key, value in values.items():
-        if key not in ("name", "device") and (
-            isinstance(value, bool) or not isinstance(value, int | float) or value < 0
-        ):
-            raise SettingError(f"{file}: {key} is {value!r}; expected a number of 0 or more")
+        if key in ("name", "device"):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and key not in MAY_BE_0):
+            expected = "of 0 or more" if key in MAY_BE_0 else "above 0"
+            raise SettingError(f"{file}: {key} is {value!r}; expected a number {expected}")
     try:
         return kind(**values)
     except TypeError as error:

@@ -80,9 +80,10 @@ def read_request(config: str | Path) -> Request:
         shape = shape_from({f.name: getattr(known, f.name) for f in fields(known)} | model | changes, path.stem)
     else:
         shape = shape_from(model | changes, path.stem)
-    return Request(
-        shape, int(train.get("global_batch", 0)), _layout(_table(table, "layout", path.name), path.name), preset
-    )
+    batch = train.get("global_batch", 0)
+    if type(batch) is not int or batch < 0:
+        raise SettingError(f"{path.name}: global_batch is {batch!r}; expected a whole number of sequences")
+    return Request(shape, batch, _layout(_table(table, "layout", path.name), path.name), preset)
 
 
 def _table(table: dict[str, Any], name: str, file: str) -> dict[str, Any]:

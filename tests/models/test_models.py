@@ -112,6 +112,8 @@ def test_errors_are_one_line_each(tmp_path):
         build_model("resnet18x")
     with pytest.raises(ModelError, match="expected 1 or 3 channels and 8 to 224 pixels"):
         SlimResNet18(3, 4)
+    with pytest.raises(ModelError, match=r"'test_convnext3' does not take pictures of 8×8 with 3 channels \(.+\); set"):
+        build_model("test_convnext3", size=8)
     with pytest.raises(ModelError, match="cannot read weights"):
         build_model("slim_resnet18", weights=tmp_path / "none.safetensors")
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "bad.safetensors")

@@ -172,8 +172,12 @@ def _timm_model(name: str, channels: int, size: int, pretrained: bool) -> Model:
     mean, std = cfg.get("mean", (0.5,)), cfg.get("std", (0.5,))
     if channels == 1:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    with torch.no_grad():  # num_features is not always what comes out
-        feature_dim = backbone.eval()(torch.zeros(1, channels, size, size)).flatten(1).shape[1]
+    try:
+        with torch.no_grad():  # num_features is not always what comes out
+            feature_dim = backbone.eval()(torch.zeros(1, channels, size, size)).flatten(1).shape[1]
+    except Exception as error:
+        found = f"{name!r} does not take pictures of {size}×{size} with {channels} channels ({_first_line(error)})"
+        raise ModelError(f"{found}; set another size, or choose another backbone") from error
     backbone.train()
     return Model(backbone, feature_dim, mean=mean, std=std)
 

@@ -190,6 +190,24 @@ def test_a_checkpoint_cut_short_is_passed_over(tiny, tmp_path):
         newest(folder)
 
 
+def test_a_checkpoint_with_a_damaged_header_is_told_by_all_who_read_it(tiny, tmp_path, caplog):
+    pretrain(tiny(), tmp_path / "run")
+    file = next(max((tmp_path / "run" / "checkpoints").glob("0*")).glob("*.safetensors"))
+    whole = bytearray(file.read_bytes())
+    whole[8:40] = b"\xff" * 32
+    file.write_bytes(whole)
+    readers = [
+        lambda: pretrain(tiny(), tmp_path / "run"),
+        lambda: finished(tmp_path / "run"),
+        lambda: pretrain(tiny(start=str(tmp_path / "run")), tmp_path / "other"),
+    ]
+    for read in readers:
+        with pytest.raises(RunError, match="00000012 cannot be read: .*; move it away to go on from the one") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert "Traceback" not in caplog.text
+
+
 def test_what_does_not_belong_to_the_run_is_told(tiny, tmp_path):
     pretrain(tiny(train={"steps": 2}), tmp_path / "run")
     with pytest.raises(RunError, match="is of another model: its ffn is 48, the configuration's 64"):

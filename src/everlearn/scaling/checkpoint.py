@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,14 +133,13 @@ class Checkpoints:
         path, state = found
         check_model(path, state, engine.config)
         reader = HuggingFaceStorageReader(str(path))
-        keys = reader.read_metadata().state_dict_metadata
+        with _reading(path):
+            keys = reader.read_metadata().state_dict_metadata
         tensors = tensors_of(engine) | _empty_optimiser(engine, optimisers, keys)
         if missing := sorted(set(tensors) - set(keys)):
             raise RunError(f"checkpoint {path} has no {missing[0]}: it is of another model or optimiser")
-        try:
+        with _reading(path):
             dcp.load(tensors, storage_reader=reader, process_group=self.group, no_dist=self.world == 1)
-        except (Exception, CheckpointException) as error:  # DCP wraps whatever went wrong on any process
-            raise RunError(f"checkpoint {path} cannot be read: {_last_line(error)}") from error
         return state
 
     def _first(self) -> bool:
@@ -248,8 +248,21 @@ def load_model(folder: Path) -> tuple[Language, State]:
     model = Language(LanguageConfig(**state.model))
     tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     tensors |= {f"model.{name}": b for name, b in model.named_buffers() if name.endswith("router.bias")}
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    reader = HuggingFaceStorageReader(str(path))
+    with _reading(path):
+        reader.read_metadata()  # where DCP finds it damaged it prints a traceback
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     return model, state
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a checkpoint is read becomes one line."""
+    try:
+        yield
+    except (Exception, CheckpointException) as error:  # DCP wraps what went wrong on any process; no Exception itself
+        found = f"checkpoint {path} cannot be read: {_last_line(error)}"
+        raise RunError(f"{found}; move it away to go on from the one before") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -11,8 +11,9 @@ import torch
 
 from everlearn.errors import RunError, SettingError
 from everlearn.scaling.groups import run_groups
-from everlearn.scaling.pretrain import pretrain
+from everlearn.scaling.pretrain import prepare, pretrain
 from everlearn.scaling.replicas import Replicas, library
+from everlearn.scaling.train import Training
 
 WORKER = Path(__file__).parent / "replicas_worker.py"
 
@@ -28,6 +29,19 @@ def test_shares_are_all_of_a_step_and_nearly_equal(count):
     assert all(a[1] == b[0] for a, b in pairwise(parts))
     sizes = [last - first for first, last in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("living", [1, 2])
+def test_mfu_counts_the_devices_of_all_groups_that_live(tiny, tmp_path, living):
+    settings, told = tiny(train={"steps": 3, "peak_tflops": 0.01}), []
+    prepare(settings, tmp_path / "run")
+    made = Training(settings, tmp_path / "run")
+    made.replicas = SimpleNamespace(
+        begin=lambda: None, share=lambda units: (0, units // living), sum=lambda _, loss, *rest: loss, lost=False,
+        commit=lambda fine: fine, leads=True, leave=lambda: None, living=living)  # fmt: skip
+    made.run(told.append)
+    for now in told:
+        assert now.mfu == pytest.approx(now.tokens_per_second * made._flops / (0.01e12 * living))
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.models.language_hf import load as load_hf
-from everlearn.scaling.checkpoint import load_model, newest
+from everlearn.scaling.checkpoint import load_model, newest, tensors_of
 from everlearn.scaling.pretrain import finished, generate, prepare, pretrain
 from everlearn.scaling.processes import launch
 from everlearn.scaling.settings import Settings
@@ -149,6 +149,29 @@ def test_a_loss_that_is_not_finite_goes_back_and_leaves_the_batch_out(tiny, tmp_
     assert drawn == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
 
 
+def test_a_batch_left_out_does_not_move_the_experts_balance(tiny, tmp_path):
+    settings = tiny(model={"experts": 4, "top_k": 1, "expert_ffn": 16}, train={"balance_rate": 0.1})
+    poisoned, clean = training(settings, tmp_path / "poisoned"), training(settings, tmp_path / "clean")
+    passes, seen = poisoned.engine.forward_backward, []
+
+    def poison(tokens, labels):
+        loss = passes(tokens, labels)
+        if poisoned.state.step == 7 and not seen:
+            seen.append(loss)
+            return loss * float("nan")
+        return loss
+
+    poisoned.engine.forward_backward = poison
+    poisoned.run()
+    clean.state.skipped = [7]
+    clean.run()
+    assert seen and poisoned.state == clean.state
+    assert same(tensors_of(poisoned.engine), tensors_of(clean.engine))
+    poisoned.engine.forward_backward = lambda *batch: passes(*batch) * float("nan")
+    poisoned.step()
+    assert all(not router.counts.any() for router in poisoned.engine.routers())
+
+
 def test_a_spike_goes_back_too(tiny, tmp_path):
     made = training(tiny(train={"steps": 30, "spike": 1.0}), tmp_path / "run")
     ruined = []
@@ -202,7 +225,9 @@ def test_a_checkpoint_with_a_damaged_header_is_told_by_all_who_read_it(tiny, tmp
         lambda: pretrain(tiny(start=str(tmp_path / "run")), tmp_path / "other"),
     ]
     for read in readers:
-        with pytest.raises(RunError, match="00000012 cannot be read: .*; move it away to go on from the one") as caught:
+        with pytest.raises(
+            RunError, match=r"00000012 cannot be read: .*; move it away to go on from the one"
+        ) as caught:
             read()
         assert "\n" not in str(caught.value)
     assert "Traceback" not in caplog.text
@@ -222,6 +247,18 @@ def test_what_does_not_belong_to_the_run_is_told(tiny, tmp_path):
         tiny(model={"width": 3}).language(257)
     with pytest.raises(SettingError, match="kv_rank"):
         Settings.of(tiny().model_dump() | {"model": {"preset": "deepseek-v3"}}).language()
+
+
+def test_watched_files_are_told_each_by_its_own_name(tiny, tmp_path):
+    names = ["w.en.txt", "w.ko.txt", "w.ko.md"]
+    for name in names:
+        (tmp_path / name).write_text(f"{name} " * 200)
+    settings, told = tiny(train={"steps": 1}, data={"watch": [str(tmp_path / name) for name in names]}), []
+    pretrain(settings, tmp_path / "run", told.append)
+    assert list(told[-1].watched) == ["w.en", "w.ko.txt", "w.ko.md"]
+    assert len(set(told[-1].watched.values())) == 3
+    with pytest.raises(SettingError, match=r"data.watch has w.tokens twice; .* rename one"):
+        tiny(data={"watch": ["a/w.tokens", "b/w.tokens"]})
 
 
 def test_the_trained_model_speaks_and_is_exported(tiny, tmp_path):

@@ -95,6 +95,12 @@ class Engine:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def clear(self) -> None:
+        """Drop all that a step leaves behind: gradients, and the routers' counts where `balance` did not use them."""
+        self.zero_grad()
+        for router in self.routers():
+            router.counts.zero_()
+
     def forward_backward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Accumulate the gradient of the step's mean loss; return that loss, the same on every process.
 

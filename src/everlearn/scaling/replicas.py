@@ -110,9 +110,14 @@ class Replicas:
         """Whether this group writes checkpoints and the journal."""
         return self.manager.participating_rank() in (0, None)
 
+    @property
+    def living(self) -> int:
+        """Groups that take part in the step."""
+        return max(1, self.manager.num_participants())
+
     def share(self, units: int) -> tuple[int, int]:
         """First and one past the last of so many equal parts of a step that are this group's."""
-        rank, count = self.manager.participating_rank() or 0, max(1, self.manager.num_participants())
+        rank, count = self.manager.participating_rank() or 0, self.living
         return units * rank // count, units * (rank + 1) // count
 
     def sum(self, parameters: Iterable[nn.Parameter], loss: Tensor, share: float, counts: Sequence[Tensor]) -> Tensor:

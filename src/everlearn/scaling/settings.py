@@ -38,6 +38,12 @@ class Data(_Part):
         """All that is read."""
         return [*self.train, *self.valid, *self.replay, *self.watch]
 
+    @property
+    def watch_names(self) -> list[str]:
+        """What each watched file's loss is called: its name less the last suffix, or whole if another has the same."""
+        stems = [Path(file).stem for file in self.watch]
+        return [stem if stems.count(stem) == 1 else Path(file).name for stem, file in zip(stems, self.watch)]
+
 
 class Optimiser(_Part):
     """The optimiser and its constants."""
@@ -138,9 +144,13 @@ class Settings(_Part):
     def of(cls, settings: dict[str, Any]) -> Settings:
         """Check a dictionary of settings; raises `SettingError` that names the first bad one."""
         try:
-            return cls.model_validate(settings)
+            found = cls.model_validate(settings)
         except ValidationError as error:
             raise SettingError(first_fault(error)) from error
+        names = found.data.watch_names
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise SettingError(f"data.watch has {twice[0]} twice; losses are told by the files' names, so rename one")
+        return found
 
     @classmethod
     def load(cls, file: Path) -> Settings:

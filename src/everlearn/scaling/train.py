@@ -81,7 +81,8 @@ class Training:
             best = chosen(folder) if data.replay_by == "value" else None
             self.sampler = Replaying(self.sampler, replay, data.replay_share, data.memory, best)
         self.valid = Sampler(valid, self.seq_len, 0) if valid else None
-        self.watched = {tokens.file.name.split(".")[0]: Sampler([tokens], self.seq_len, 0) for tokens in watch}
+        samplers = [Sampler([tokens], self.seq_len, 0) for tokens in watch]
+        self.watched = dict(zip(data.watch_names, samplers))
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.train.keep, self.world)
         state = self.checkpoints.load(self.engine, self.optimisers)
         if state is None and settings.start:
@@ -124,7 +125,8 @@ class Training:
             Called after each step, on every process.
         """
         train = self.settings.train
-        begun, tokens = time.perf_counter(), 0
+        begun = now = time.perf_counter()
+        tokens, device_seconds = 0, 0.0
         ended = self.state.step >= train.steps
         last = self.evaluate(self.valid) if self.valid and ended else self.state.loss
         while self.state.step < train.steps:
@@ -138,24 +140,21 @@ class Training:
                 continue
             last = loss
             tokens += train.global_batch * self.seq_len
-            seconds = time.perf_counter() - begun
+            before, now = now, time.perf_counter()
+            device_seconds += (now - before) * self.world * (self.replicas.living if self.replicas else 1)
             done = self.state.step == train.steps
             writes = self.replicas is None or self.replicas.leads
             if writes and (self.state.step % train.checkpoint_every == 0 or done):
                 self.checkpoints.save(self.engine, self.optimisers, self.state)
                 self._recent_rollbacks = 0
-            every = train.evaluate_every
-            due = done or (every > 0 and self.state.step % every == 0)
-            valid = self.evaluate(self.valid) if self.valid and due else None
-            watched = {name: self.evaluate(sampler) for name, sampler in self.watched.items()} if due else {}
+            valid, watched = self._validate(done)
             last = valid if valid is not None and done else last
             if self.leads:
-                speed = tokens / seconds
-                peak = train.peak_tflops * 1e12 * self.world
-                now = Moment(self.state.step, train.steps, loss, norm, self._lr(self.state.step - 1), speed,
-                             speed * self._flops / peak if peak else None, memory_gib(), valid, watched)  # fmt: skip
-                self._journal(now)
-                moment(now)
+                mfu = tokens * self._flops / (train.peak_tflops * 1e12 * device_seconds) if train.peak_tflops else None
+                told = Moment(self.state.step, train.steps, loss, norm, self._lr(self.state.step - 1),
+                              tokens / (now - begun), mfu, memory_gib(), valid, watched)  # fmt: skip
+                self._journal(told)
+                moment(told)
             self.checkpoints.poll()
             beat()
         self.checkpoints.wait()
@@ -179,9 +178,7 @@ class Training:
         values = float(loss), float(norm)
         fine = not self._runs_away(*values)
         if self.replicas is not None and not self.replicas.commit(fine):
-            self.engine.zero_grad()
-            for count in counts:
-                count.zero_()
+            self.engine.clear()
             if not self.replicas.lost:
                 self._pass_over(number, *values)
             return None
@@ -195,7 +192,7 @@ class Training:
             self.state.step += 1
             self.state.tokens += train.global_batch * self.seq_len
             self.state.loss = values[0] if self.state.step == 1 else 0.98 * self.state.loss + 0.02 * values[0]
-        self.engine.zero_grad()
+        self.engine.clear()
         return values
 
     def _part(self) -> slice:
@@ -217,6 +214,14 @@ class Training:
         self.state.skipped = sorted({*self.state.skipped, number})
         if self.leads:
             self._journal({"note": f"{found}: goes on without batch {number}"})
+
+    def _validate(self, done: bool) -> tuple[float | None, dict[str, float]]:
+        """The validation loss and those of the watched files, where they are due after this step."""
+        every = self.settings.train.evaluate_every
+        if not done and not (every > 0 and self.state.step % every == 0):
+            return None, {}
+        watched = {name: self.evaluate(sampler) for name, sampler in self.watched.items()}
+        return self.evaluate(self.valid) if self.valid else None, watched
 
     def evaluate(self, sampler: Sampler) -> float:
         """Mean loss over the validation batches of a sampler: the same ones every time."""

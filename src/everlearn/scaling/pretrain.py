@@ -11,20 +11,24 @@ from filelock import FileLock, Timeout
 
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.models.language import Language
-from everlearn.scaling.checkpoint import load_model
-from everlearn.scaling.data import is_text, token_file, write_tokens
+from everlearn.scaling.checkpoint import load_model, steps
+from everlearn.scaling.data import is_text
 from everlearn.scaling.replay_values import value_memory
 from everlearn.scaling.replicas import group
 from everlearn.scaling.settings import Settings
-from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, read_text
+from everlearn.scaling.texts import tokenize
+from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer
 from everlearn.scaling.train import Moment, Training
 
 
 def prepare(settings: Settings, folder: Path) -> None:
-    """Make the run's directory with its settings, tokenizer and token files; what is there already stays."""
+    """Make the run's directory with its settings, tokenizer and token files.
+
+    What is there already stays, unless the run has no checkpoint and it was of other settings or texts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.toml"
-    if not config.exists():
+    config, begun = folder / "config.toml", bool(steps(folder / "checkpoints"))
+    if not config.exists() or (not begun and Settings.load(config).absolute() != settings.absolute()):
         config.write_text(settings.dump(), encoding="utf-8")
     files = [Path(name) for name in settings.data.files]
     for file in files:
@@ -34,24 +38,10 @@ def prepare(settings: Settings, folder: Path) -> None:
     twice = [file for file in texts if any(file != other and file.name == other.name for other in texts)]
     if twice:
         raise DataError(f"{twice[0]} and {twice[1]} have one name, and so would their tokens; rename one")
-    if texts:
-        _tokenize(settings, folder, texts)
+    if texts and tokenize(settings, folder, texts) and not begun:
+        (folder / "replay.json").unlink(missing_ok=True)  # its windows were of other tokens
     if settings.data.replay_by == "value" and settings.data.replay and settings.data.replay_share:
         value_memory(settings, folder)
-
-
-def _tokenize(settings: Settings, folder: Path, texts: list[Path]) -> None:
-    train = [Path(name) for name in settings.data.train]
-    if (folder / "tokenizer.json").exists():
-        tokenizer = open_tokenizer(str(folder / "tokenizer.json"), [])
-    else:
-        tokenizer = open_tokenizer(settings.data.tokenizer, [file for file in train if is_text(file)])
-        tokenizer.save(folder / "tokenizer.json")
-    for file in texts:
-        if not token_file(file, folder).exists():
-            token_file(file, folder).parent.mkdir(exist_ok=True)
-            parts = [tokenizer.encode(text) for text in read_text(file)]
-            write_tokens(token_file(file, folder), [*parts, [tokenizer.end]], tokenizer.vocab, tokenizer.hash)
 
 
 def tokenizer_of(settings: Settings, folder: Path) -> Tokenizer | ByteTokenizer:

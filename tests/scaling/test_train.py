@@ -190,6 +190,15 @@ def test_a_spike_goes_back_too(tiny, tmp_path):
     assert journal[-1]["loss"] < ruined[0] + 1.0
 
 
+def test_a_step_is_judged_once_before_it_is_taken(tiny, tmp_path):
+    """The rule holds from the step after the 21st on; the 21st itself may spike."""
+    made = training(tiny(train={"steps": 24, "spike": 1.0}), tmp_path / "run")
+    passes = made.engine.forward_backward
+    made.engine.forward_backward = lambda *batch: passes(*batch) + (5.0 if made.state.step == 20 else 0.0)
+    made.run()
+    assert (made.state.step, made.state.skipped) == (24, [])
+
+
 @pytest.mark.slow
 def test_compiled_blocks_learn_the_same(tiny, tmp_path):
     plain = pretrain(tiny(), tmp_path / "a")

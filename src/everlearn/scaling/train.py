@@ -135,9 +135,6 @@ class Training:
                 beat()
                 continue
             loss, norm = taken
-            if self._runs_away(loss, norm):
-                self._roll_back(loss, norm)
-                continue
             last = loss
             tokens += train.global_batch * self.seq_len
             before, now = now, time.perf_counter()
@@ -163,7 +160,7 @@ class Training:
         return last
 
     def step(self) -> tuple[float, float] | None:
-        """One optimiser step, unless loss or gradient is not finite; returns both, or None if it is to be repeated."""
+        """One optimiser step and its loss and gradient norm; None if they run away, and training went back or on."""
         train, settings = self.settings.train, self.settings.optimiser
         if self.replicas is not None:
             self.replicas.begin()
@@ -182,17 +179,20 @@ class Training:
             if not self.replicas.lost:
                 self._pass_over(number, *values)
             return None
-        if fine:
-            gradients.clip(self.engine.parameters(), norm, settings.clip)
-            for optimiser in self.optimisers:
-                for each in optimiser.param_groups:
-                    each["lr"] = self._lr(self.state.step)
-                optimiser.step()
-            self.engine.balance(train.balance_rate)
-            self.state.step += 1
-            self.state.tokens += train.global_batch * self.seq_len
-            self.state.loss = values[0] if self.state.step == 1 else 0.98 * self.state.loss + 0.02 * values[0]
+        if not fine:
+            self.engine.clear()
+            self._roll_back(*values)
+            return None
+        gradients.clip(self.engine.parameters(), norm, settings.clip)
+        for optimiser in self.optimisers:
+            for each in optimiser.param_groups:
+                each["lr"] = self._lr(self.state.step)
+            optimiser.step()
+        self.engine.balance(train.balance_rate)
         self.engine.clear()
+        self.state.step += 1
+        self.state.tokens += train.global_batch * self.seq_len
+        self.state.loss = values[0] if self.state.step == 1 else 0.98 * self.state.loss + 0.02 * values[0]
         return values
 
     def _part(self) -> slice:

@@ -116,3 +116,49 @@ def test_gradients_reach_the_picture():
 def test_bad_settings_get_one_line(method, settings, message):
     with pytest.raises(SettingError, match=message):
         learner_of(method, **settings)
+
+
+def looks(learner, start, stop, size=2):
+    """Look at batches and learn them; gives what was said."""
+    said = []
+    for at in range(start, stop, size):
+        batch = WHOLE.select(torch.arange(at, at + size))
+        said.append(learner.look(batch.inputs).probabilities if learner.classes.codes else None)
+        learner.observe(batch)
+    return said[1:]
+
+
+@pytest.mark.parametrize("stop", [8, 26, 42, 44])
+def test_looks_solve_now_and_then_and_a_resumed_learner_sees_the_same(monkeypatch, stop):
+    solved = []
+    own = RandomFeatures.solve
+    monkeypatch.setattr(RandomFeatures, "solve", lambda self: solved.append(self.step) or own(self))
+    whole, first = (learner_of(RandomFeatures, width=48) for _ in range(2))
+    said = looks(whole, 0, 60)
+    grown = max(LABELS.index(c) for c in range(4)) // 2 + 1  # the step behind which all classes are known
+    late = [step for step in solved if step > grown]
+    assert np.diff(late).tolist() == [4] * (len(late) - 1)  # 48 / (6 * 2)
+    again = looks(first, 0, stop)
+    first.predict(WHOLE.inputs)  # evaluation between looks changes none
+    second = learner_of(RandomFeatures, width=48)
+    second.load_state_dict(first.state_dict())
+    batch = WHOLE.select(torch.arange(stop, stop + 2))
+    again.append(second.look(batch.inputs).probabilities)
+    second.observe(batch)
+    again += [second.look(WHOLE.select(torch.arange(stop + 2, stop + 4)).inputs).probabilities]
+    assert all(torch.equal(a, b) for a, b in zip(again, said))
+    assert len(again) == stop // 2 + 1
+
+
+def test_a_cheap_head_looks_with_what_it_has_learned_last():
+    learner = learned(NCM, [20, 20])
+    learner.look(WHOLE.inputs)
+    learner.observe(WHOLE.select(torch.arange(40, 60)))
+    torch.testing.assert_close(learner.look(WHOLE.inputs).probabilities, learner.predict(WHOLE.inputs).probabilities)
+
+
+def test_states_from_before_looks_were_kept_load():
+    learner, other = learned(SLDA, [20, 20]), learner_of(SLDA)
+    learner.look(WHOLE.inputs)
+    other.load_state_dict({name: t for name, t in learner.state_dict().items() if "looking" not in name})
+    assert torch.equal(other.look(WHOLE.inputs).probabilities, learner.look(WHOLE.inputs).probabilities)

@@ -67,3 +67,20 @@ def test_a_method_that_needs_borders_is_refused_before_anything_is_written(everl
     assert "watched has none" in everlearn.refused("learn", second, "--run", run, *watched)
     assert (run / "config.toml").read_bytes() == before
     assert everlearn.json("learn", second, "--run", run, "--tasks", 1)["samples_seen"] == 16
+
+
+def test_json_has_every_measure_of_the_run(everlearn, tmp_path):
+    from everlearn.runs import Run, evaluate_source
+
+    folder, few = picture_folder(tmp_path / "pictures", n=10), ("--memory", 8, "--tasks", 1)
+    er = everlearn.json("learn", folder, "--run", tmp_path / "er", "--method", "er", "--set", "average=0", *few)
+    with Run.open(tmp_path / "er") as run:
+        held_out = evaluate_source(run, str(folder))
+    assert abs(er["calibration_error"] - held_out["calibration_error"]) < 1e-6
+    # 10 samples forward and backward, then 6 with the 8 remembered; nothing is looked at: no class is known yet
+    assert er["forwards_per_sample"] == (10 + 8 + 6) * 3 / 16
+    der = everlearn.json("learn", folder, "--run", tmp_path / "der", "--method", "der", "--set", "average=0", *few)
+    assert der["memory_bytes"] >= er["memory_bytes"] + 8 * 2 * 4  # a logit of each class for each sample
+    again = everlearn.json("learn", "--resume", tmp_path / "er")
+    names = ("calibration_error", "forwards_per_sample", "memory_bytes")
+    assert [again[name] for name in names] == [er[name] for name in names]

@@ -236,8 +236,7 @@ def _further(
         if name not in _OF_DATA:
             option = {"options": "set", "columns": "column"}.get(name, name).replace("_", "-")
             raise SettingError(f"{run} goes on with the learner and the pictures it has; leave --{option} out")
-    opened = Run.open(run, write=True)
-    more = []
+    opened, more = Run.open(run, write=True), []
     try:
         if source is not None:
             part = Config.of({"data": {"source": _absolute(source), **data}, "stream": stream}).parts[0]
@@ -251,8 +250,7 @@ def _further(
         if watch is not None and not on:
             settings = {"source": str(watch.absolute()), "watch": True}
             more.append(Config.of({"data": settings, "stream": stream}).parts[0])
-        if more:
-            go_on_with(opened, *more)
+        go_on_with(opened, *more)
     except BaseException:
         opened.close()
         raise

@@ -61,21 +61,24 @@ def result(run: Run, seconds: float, steps: int, samples: int) -> dict[str, Any]
 
     Forward transfer is against guessing among the run's classes.
     """
-    matrix = run.progress.matrix
+    matrix, forwards = run.progress.matrix, run.progress.forwards
+    seen = run.progress.samples_seen
     return {
         "method": run.config.learner.method,
         **measures(matrix, 1 / max(1, len(run.journal.class_names()))),
+        "calibration_error": run.progress.calibration_error,
         "accuracy_before_learning": accuracy_before_learning(run),
         "alarms": [
             {"step": row["step"], "kind": row["kind"], **json_.loads(row["detail"])} for row in run.journal.alarms()
         ],
         "accuracy_matrix": matrix,
-        "samples_seen": run.progress.samples_seen,
+        "samples_seen": seen,
         "quarantined": run.progress.quarantined,
         "steps": run.progress.step,
         "steps_per_second": round(steps / seconds, 2) if seconds else None,
         "seconds": round(seconds, 2),
         "seconds_per_sample": round(seconds / samples, 6) if samples else None,
+        "forwards_per_sample": round(forwards / seen, 2) if forwards is not None and seen else None,
         "memory_bytes": run.memory_bytes,
         "seed": run.config.seed,
         "run": str(run.path),
@@ -109,6 +112,8 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
         for name in ("forgetting", "anytime_accuracy", "worst_case_accuracy", "backward_transfer", "forward_transfer"):
             if result[name] is not None:
                 measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:z.1%}"
+        if result["calibration_error"] is not None:
+            measured += f", calibration error {result['calibration_error']:.1%}"
         measured += "\n"
     if result["accuracy_before_learning"] is not None:
         measured += f"accuracy before learning {result['accuracy_before_learning']:.1%}, "

@@ -41,12 +41,17 @@ def calibration_error(probabilities: Tensor, targets: Tensor, bins: int = 15) ->
     0.0
     """
     _check(probabilities, targets, bins)
-    confidence, predicted = probabilities.double().max(1)
-    right = (predicted == targets).double()
+    confidence, predicted = probabilities.max(1)
+    return calibration_of(confidence, predicted == targets, bins)
+
+
+def calibration_of(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """`calibration_error` of predictions ``[n]`` made with this confidence, one or more, of which these were right."""
+    confidence, right = confidence.double(), right.double()
     upper = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)[1:]
     which = torch.bucketize((confidence - 1e-9).clamp(0, 1), upper).clamp(max=bins - 1)  # an edge belongs below
     gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device).index_add_(0, which, right - confidence)
-    return float(gap.abs().sum() / len(targets))
+    return float(gap.abs().sum() / len(right))
 
 
 def _check(probabilities: Tensor, targets: Tensor, bins: int) -> None:

@@ -44,6 +44,10 @@ class Progress:
         Which of the run's sources is being learned; position and finished are about this one.
     alarms : dict
         State of `everlearn.runs.alarms.Alarms`.
+    calibration_error : float or None
+        Over all samples of the matrix's last row, 0 to 1; None where nothing was measured.
+    forwards : float or None
+        What looking and learning have computed (`everlearn.learners.forwards`); None where it was not counted.
     branch : int
         Of the run's history (`everlearn.runs.review_tables`); 0 for a run that was never taken back.
     """
@@ -57,6 +61,8 @@ class Progress:
     branch: int = 0
     part: int = 0
     alarms: dict[str, Any] = field(default_factory=dict)
+    calibration_error: float | None = None
+    forwards: float | None = None
 
 
 def save(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from everlearn.data import Source, Stream
 from everlearn.errors import RunError, SettingError
 from everlearn.learners import Group, Learner
+from everlearn.learners.forwards import counting_forwards
 from everlearn.runs.build import (
     build_learner,
     build_source,
@@ -74,7 +75,8 @@ def go_on_with(run: Run, *more: Continuation) -> None:
     for part in more:
         _check_further(run, parts, part)
         parts.append(part)
-    run.extend(*more)
+    if more:
+        run.extend(*more)
 
 
 def _check_further(run: Run, parts: Sequence[Continuation], more: Continuation) -> None:
@@ -129,18 +131,25 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
         run.journal.commit()
 
     learner.group.first(begin)
-    session = Session(run, learner, streams, prepared.shape)
+    with counting_forwards(learner) as count:
+        _learn_parts(Session(run, learner, streams, prepared.shape, count), show)
+    return learner
+
+
+def _learn_parts(session: Session, show: Callable[[Moment], None] | None) -> None:
+    """Learn one source after the other, from the one that was begun on."""
+    run = session.run
     while True:
         part, last = run.progress.part, run.progress.part + 1 == len(run.config.parts)
         data = run.config.parts[part].data
         if data.watch:
-            if not learner.group.alone:
+            if not session.group.alone:
                 raise SettingError(f"{data.source} is watched by one process alone; take a single one, not several")
             _watch(Watch(session, Path(data.source), part), last, show)
         elif not run.progress.finished:
             session.learn_stream(show)
         if last:
-            return learner
+            return
         session.begin(part + 1)
 
 

@@ -181,8 +181,13 @@ class Run:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of what is remembered, as of the last checkpoint."""
-        held = [tensor for name, tensor in self._tensors.items() if name.startswith("memory.")]
+        """Bytes of what a method keeps beside model and optimiser, as of the last checkpoint.
+
+        That is what is remembered, the method's own state (logits, scores, sums, an old model) and what follows the
+        model (teacher, average).
+        """
+        model = ("model.", "optimizer.", "learner.")
+        held = [tensor for name, tensor in self._tensors.items() if not name.startswith(model)]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def save(self, learner: Learner) -> Path:

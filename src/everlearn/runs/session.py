@@ -12,10 +12,13 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from everlearn.data import Batch, Quarantined, Stream, load
 from everlearn.errors import SettingError
 from everlearn.learners import Learner, Prediction, StepReport
+from everlearn.learners.forwards import Forwards
+from everlearn.metrics.calibration import calibration_of
 from everlearn.runs import checkpoints
 from everlearn.runs.alarms import Alarms, Look
 from everlearn.runs.run import Run
@@ -50,16 +53,28 @@ class Session:
         Numbered as in the run, one for each of its sources; None for a watched folder, or where nothing is left.
     shape : tuple of int
         (C, H, W) of the pictures.
+    count : Forwards, optional
+        Counts what the learner computes while it looks and learns.
     """
 
     def __init__(
-        self, run: Run, learner: Learner, streams: Sequence[Stream | None], shape: tuple[int, int, int]
+        self,
+        run: Run,
+        learner: Learner,
+        streams: Sequence[Stream | None],
+        shape: tuple[int, int, int],
+        count: Forwards | None = None,
     ) -> None:
         self.run, self.learner, self.streams, self.shape = run, learner, streams, shape
         self.progress, self.group = run.progress, learner.group
         self.bad: list[Quarantined] = []  # put aside since the last step
         self.alarms = Alarms(self.progress.alarms) if run.config.alarms else None
         self.evaluated = False
+        self.count = count or Forwards()
+        if not self.progress.step and count is not None and self.group.alone and not run.config.data.of_texts:
+            self.progress.forwards = 0.0
+        elif not self.group.alone:
+            self.progress.forwards = None  # the others' are not known here
         self._names: dict[int, str] = {}
         self.committed = time.monotonic()
 
@@ -109,8 +124,10 @@ class Session:
         if not ids:
             self.progress.position = batch.end
             return None
-        look = self._look(batch, ids, codes, name)
-        report = self.learner.observe(batch) if len(batch) else self.learner.stand_by(batch)
+        with self.count.counting():
+            look = self._look(batch, ids, codes, name)
+            report = self.learner.observe(batch) if len(batch) else self.learner.stand_by(batch)
+        self._counted()
         self._enter(batch, report, [(id_, code, name(id_)) for id_, code in zip(ids, codes)])
         told: list[str] = []
         if look is not None and self.alarms is not None:
@@ -132,6 +149,10 @@ class Session:
             return None if said is None else Prediction(self.group.gather(said.probabilities.float()), said.codes)
 
         return self.alarms.look(codes, ids, set(learner.classes.codes), predict, self.class_names(codes), name)
+
+    def _counted(self) -> None:
+        if self.progress.forwards is not None:
+            self.progress.forwards += self.count.take()
 
     def class_names(self, codes: list[int]) -> dict[int, str]:
         """Names of label codes, of those given at least."""
@@ -166,7 +187,9 @@ class Session:
                 if not over:
                     return
             if stream.borders or coming is None:
-                self.learner.end_task()
+                with self.count.counting():
+                    self.learner.end_task()
+                self._counted()
             accuracies = self._evaluate(stream, number)
             progress.matrix.append(accuracies)
             self.evaluated = True
@@ -176,12 +199,20 @@ class Session:
     def _evaluate(self, stream: Stream, number: int) -> list[float | None]:
         """Accuracy on every task of the streams so far; of tasks to come where their classes are all known."""
         row: list[float | None] = []
+        sure, right = [], []
         for each in filter(None, self.streams[: self.progress.part + 1]):
             for task, indices in enumerate(each.tests(), each.first_task):
                 known = set(each.labels(indices).tolist()) <= set(self.learner.classes.codes)
                 reached = task <= number or not stream.borders or known
                 measured = len(indices) > 0 and reached and self.learner.classes.codes
-                row.append(accuracy(self.learner, each, indices) if measured else None)
+                row.append(None)
+                if measured:
+                    confidence, hit = outcomes(self.learner, each, indices)
+                    row[-1] = int(hit.sum()) / len(hit) if len(hit) else 0.0
+                    sure.append(confidence)
+                    right.append(hit)
+        found = bool(sum(map(len, right)))
+        self.progress.calibration_error = calibration_of(torch.cat(sure), torch.cat(right)) if found else None
         return row
 
     def _arrivals(self, batch: Batch) -> tuple[list[int], list[int]]:
@@ -219,13 +250,23 @@ def accuracy(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk
 
     Processes that learn together share the work; all call it.
     """
+    _, right = outcomes(learner, stream, indices, chunk)
+    return int(right.sum()) / len(right) if len(right) else 0.0
+
+
+def outcomes(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> tuple[Tensor, Tensor]:
+    """How sure each prediction of held-out samples is, float32 ``[n]``, and whether it is right, bool ``[n]``.
+
+    As `accuracy` has it.
+    """
     learner.ready()
-    right = total = 0
+    sure, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
     mine = indices[learner.group.rank :: learner.group.size]
     for start in range(0, len(mine), chunk):
         inputs, _, kept = load(stream.source, mine[start : start + chunk])
         if len(kept):
-            right += int((learner.predict(inputs).labels.cpu() == stream.labels(kept)).sum())
-            total += len(kept)
-    right, total = learner.group.total(torch.tensor([right, total])).tolist()
-    return right / total if total else 0.0
+            said = learner.predict(inputs)
+            sure.append(said.confidence.float().cpu())
+            right.append(said.labels.cpu() == stream.labels(kept))
+    found = learner.group.gather(torch.stack([torch.cat(sure), torch.cat(right).float()], 1))
+    return found[:, 0], found[:, 1] > 0

@@ -115,7 +115,15 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
         In its final state, which the last checkpoint holds as well.
     """
     prepared = prepared or prepare(run.config)
-    learner = run.restore(prepared.learner)
+    with counting_forwards(prepared.learner) as count:
+        learner = run.restore(prepared.learner)  # old models among its state are copies, and so counted too
+        streams = _begun(run, learner, prepared)
+        _learn_parts(Session(run, learner, streams, prepared.shape, count), show)
+    return learner
+
+
+def _begun(run: Run, learner: Learner, prepared: Prepared) -> list[Stream | None]:
+    """The streams numbered as in the run, and the journal at the learner's step."""
     streams: list[Stream | None] = []
 
     def begin() -> None:
@@ -131,9 +139,7 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
         run.journal.commit()
 
     learner.group.first(begin)
-    with counting_forwards(learner) as count:
-        _learn_parts(Session(run, learner, streams, prepared.shape, count), show)
-    return learner
+    return streams
 
 
 def _learn_parts(session: Session, show: Callable[[Moment], None] | None) -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from everlearn.cli.forget import forget
 from everlearn.errors import DataError
 from everlearn.runs import Config, Run, learn
-from everlearn.runs.forgetting import Found, find_sample
+from everlearn.runs.forgetting import Found, erase, find_sample
 from everlearn.runs.reviewing import Reviewing
 from everlearn.runs.reviews import REVIEW_IDS, Review, Reviews
 from everlearn.server.cases import Cases
@@ -74,9 +74,31 @@ def test_what_to_forget_must_be_there(opened):
         ("999999", "holds nothing of sample 999999"),
         ("s5", "holds nothing"),
         ("../x", "expected the number"),
+        ("u²", "expected the number"),
+        ("²", "expected the number"),
     ):
         with pytest.raises(DataError, match=line):
             find_sample(desk.reviews, id_)
+
+
+@pytest.mark.parametrize("spelt", ["u01", "u\u0661"])
+def test_what_an_old_server_took_under_another_spelling_is_forgotten_too(opened, run_path, pictures, spelt):
+    desk = opened()
+    cases = Cases(desk.run, desk.reviews, None, 100, secret(run_path))
+    case = cases.add(of_patient(""))
+    assert cases.get(spelt) == case and torch.equal(cases.picture(spelt), cases.picture("u1"))
+    other = desk.reviews.add(Review("u11", "correct", "2", pictures[0][1].numpy(), note="of another case"))
+    for id_ in (case.id, spelt):
+        desk.reviews.add(Review(id_, "correct", "1", pictures[0][0].numpy(), note="Jane Doe"))
+        with desk.reviews.transaction() as db:
+            db.execute("INSERT INTO predictions (at, actor, what, version, label, probability) "
+                       "VALUES (0, 'me', ?, 1, '1', 0.5)", id_)  # fmt: skip
+    found = find_sample(desk.reviews, spelt)
+    assert found == find_sample(desk.reviews, "u1") == Found([2, 3], [1])
+    erase(desk.reviews, found, "me")
+    rows = desk.reviews.rows("SELECT number, note FROM reviews WHERE picture IS NOT NULL OR note != ''")
+    assert [(row["number"], row["note"]) for row in rows] == [(other["number"], "of another case")]
+    assert not desk.reviews.rows("SELECT 1 FROM predictions WHERE what LIKE 'u%'")
 
 
 def test_a_sample_of_the_stream_is_unlearned_by_learning_without_it(opened, run_path, pictures):

@@ -18,8 +18,9 @@ from everlearn.errors import DataError
 from everlearn.runs import audit_log, checkpoints
 from everlearn.runs.build import build_source
 from everlearn.runs.checkpoints import Progress
+from everlearn.runs.database import Database
 from everlearn.runs.learn import Moment, learn
-from everlearn.runs.reviews import REVIEW_IDS, Reviews
+from everlearn.runs.reviews import REVIEW_IDS, Reviews, case_name
 from everlearn.runs.run import Run
 from everlearn.runs.watch import WATCH_IDS
 
@@ -49,11 +50,15 @@ def find_sample(reviews: Reviews, id_: str) -> Found:
     DataError
         If there is none, or the id has another form.
     """
-    if id_[:1] in ("s", "u") and id_[1:].isdigit():
-        rows = reviews.rows("SELECT number FROM reviews WHERE case_id = ?", id_)
-        sent = reviews.rows("SELECT number FROM cases WHERE 'u' || number = ?", id_)
-        found = Found([row["number"] for row in rows], [row["number"] for row in sent])
-    elif id_.isdigit() and len(id_) < 16:
+    if (case := case_name(id_)) is not None:
+        rows = [
+            row
+            for name in _spellings(reviews.db, "reviews", "case_id", case)
+            for row in reviews.rows("SELECT number FROM reviews WHERE case_id = ?", name)
+        ]
+        sent = reviews.rows("SELECT number FROM cases WHERE 'u' || number = ?", case)
+        found = Found(sorted(row["number"] for row in rows), [row["number"] for row in sent])
+    elif id_.isdecimal() and len(id_) < 16:
         number = int(id_)
         if number >= REVIEW_IDS:
             rows = reviews.rows(
@@ -111,7 +116,8 @@ def erase(reviews: Reviews, found: Found, actor: str) -> dict[str, Any]:
             db.execute("UPDATE samples SET name = 'forgotten' WHERE id = ?", id_)
             db.execute("UPDATE arrivals SET picture = NULL WHERE number = ?", id_ - WATCH_IDS)
         for case in cases:
-            db.execute("DELETE FROM predictions WHERE what = ?", case)
+            for name in _spellings(db, "predictions", "what", case_name(case) or case):
+                db.execute("DELETE FROM predictions WHERE what = ?", name)
         did = {"reviews": len(found.reviews), "cases": len(found.cases), "samples": len(found.ids)}
         audit_log.append(db, actor, "forget", did)
     return did
@@ -149,6 +155,12 @@ def relearn_stream(run: Run, reviews: Reviews, show: Callable[[Moment], None] | 
         run.versions.drop(number)
     run.adopt(Progress(branch=new), {})
     learn(run, show)
+
+
+def _spellings(db: Database, table: str, column: str, case: str) -> list[str]:
+    """How a table has a case's id: servers once took u01 for u1."""
+    rows = db.rows(f"SELECT DISTINCT {column} AS id FROM {table} WHERE {column} LIKE ?", case[:1] + "%")
+    return [row["id"] for row in rows if row["id"] == case or case_name(row["id"]) == case]
 
 
 def _states_with(reviews: Reviews, numbers: set[int]) -> list[int]:

@@ -6,6 +6,7 @@ Any number of processes may add reviews; one, which holds the run's lock, learns
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 import zlib
@@ -24,6 +25,9 @@ from everlearn.runs.review_tables import LINE, ON_LINE
 Verdict = Literal["accept", "correct", "unsure"]
 REVIEW_IDS = 1 << 40
 """Sample id of review n is ``REVIEW_IDS + n``; ids of streams stay below."""
+
+CASE_ID = r"^(?:s0|[su][1-9][0-9]{0,11})$"
+"""The one form of a case's id on the server: s and its place in the source, u and the number of what was sent."""
 
 CHECK_EVERY = 5
 """Every so many confirmations one is not learned but kept to check new versions with."""
@@ -212,6 +216,18 @@ class Reviews:
             if (before + 1) % CHECK_EVERY == 0:
                 return "check"
         return "learn"
+
+
+def case_name(id_: str) -> str | None:
+    """A case's id in its one form, None if it is none; journals of old servers hold others.
+
+    Examples
+    --------
+    >>> case_name("u1"), case_name("u01"), case_name("s00"), case_name("u"), case_name("sample 3")
+    ('u1', 'u1', 's0', None, None)
+    """
+    found = re.fullmatch(r"([su])(\d{1,12})", id_)
+    return f"{found[1]}{int(found[2])}" if found else None
 
 
 def picture_of(row: Row) -> NDArray[np.uint8]:

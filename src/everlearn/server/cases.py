@@ -30,7 +30,7 @@ from everlearn.errors import DataError, EverlearnError
 from everlearn.runs import Run
 from everlearn.runs.build import build_source
 from everlearn.runs.guard import held_out, split
-from everlearn.runs.reviews import Reviews
+from everlearn.runs.reviews import Reviews, case_name
 
 _LARGEST_SHOWN = 1600
 
@@ -101,18 +101,19 @@ class Cases:
         return [Case(f"u{r['number']}", r["name"], r["patient"]) for r in rows] + list(self._cases.values())
 
     def get(self, id_: str) -> Case:
-        """One case; raises `DataError` if there is none."""
-        if id_ in self._cases:
-            return self._cases[id_]
-        if id_.startswith("u") and id_[1:].isdigit():
-            row = self.reviews.db.row("SELECT number, name, patient FROM cases WHERE number = ?", int(id_[1:13]))
+        """One case, under its one id; raises `DataError` if there is none."""
+        name = case_name(id_) or ""
+        if name in self._cases:
+            return self._cases[name]
+        if name.startswith("u"):
+            row = self.reviews.db.row("SELECT number, name, patient FROM cases WHERE number = ?", int(name[1:]))
             if row is not None:
-                return Case(id_, row["name"], row["patient"])
+                return Case(name, row["name"], row["patient"])
         raise DataError(f"there is no case {id_!r}; see the worklist")
 
     def picture(self, id_: str) -> Tensor:
         """``[C, H, W]`` uint8 as the model takes it."""
-        self.get(id_)
+        id_ = self.get(id_).id
         if id_.startswith("u"):
             packed = self.reviews.db.value("SELECT picture FROM cases WHERE number = ?", int(id_[1:]))
             return torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.uint8).reshape(self.shape)
@@ -123,7 +124,7 @@ class Cases:
 
     def original(self, id_: str) -> bytes:
         """A PNG of the picture as it is, at most 1600 pixels a side."""
-        self.get(id_)
+        id_ = self.get(id_).id
         if id_.startswith("u"):
             return bytes(self.reviews.db.value("SELECT original FROM cases WHERE number = ?", int(id_[1:])))
         if self._files:

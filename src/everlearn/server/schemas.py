@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from everlearn.runs.reviews import CASE_ID
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -101,7 +103,7 @@ class Box(_Given):
 class ReviewGiven(_Given):
     """A verdict."""
 
-    case_id: str = Field(pattern=r"^[su]\d{1,12}$")
+    case_id: str = Field(pattern=CASE_ID)
     verdict: Literal["accept", "correct", "unsure"]
     label: str | None = Field(
         None, min_length=1, max_length=100, description="the true class for `correct`; a new name makes a new class"

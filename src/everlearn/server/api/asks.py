@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from everlearn.runs.reviews import CASE_ID
 from everlearn.server.desk import Desk
 from everlearn.server.security import Actor
 
 Number = Annotated[int, Path(ge=1, lt=2**62)]
 SampleId = Annotated[int, Path(ge=0, lt=2**62)]
-CASE_ID = r"^[su]\d{1,12}$"
 CaseId = Annotated[str, Path(pattern=CASE_ID)]
 
 

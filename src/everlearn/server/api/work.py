@@ -8,9 +8,10 @@ import torch
 from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 
 from everlearn.errors import DataError
+from everlearn.runs.reviews import CASE_ID
 from everlearn.server import schemas
 from everlearn.server.answers import explained, review_line, scored
-from everlearn.server.api.asks import CASE_ID, CaseId, Number, TheDesk, Who
+from everlearn.server.api.asks import CaseId, Number, TheDesk, Who
 
 work = APIRouter()
 _FILES = 64

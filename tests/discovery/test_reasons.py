@@ -8,6 +8,7 @@ import pytest
 from everlearn.discovery import molecules as mol
 from everlearn.discovery import report_campaign, write_proposals
 from everlearn.discovery.masks import CompositionMasker, MoleculeMasker, masker_of
+from everlearn.discovery.page import pool_map, progress
 from everlearn.discovery.pool import Candidate
 
 
@@ -99,6 +100,15 @@ def test_the_report_and_the_table(campaign):
     assert (
         campaign.tell_file(campaign.path / "proposals.csv").learned == 0
     )  # not filled in yet: kept aside, nothing learned
+
+
+def test_a_target_may_be_called_anything(begin, tmp_path):
+    pool, name = tmp_path / "pool.csv", "cost_$ in US_$"
+    pool.write_text("\n".join([f"a,{name}", *(f"{i},{i if i < 6 else ''}" for i in range(12))]))
+    campaign = begin(pool, targets=[{"name": name}], inputs="columns")
+    proposals = campaign.ask(2)
+    report_campaign(campaign, proposals, campaign.explain(proposals))
+    assert pool_map(campaign.search, []) and progress(campaign)
 
 
 def test_what_a_pool_says_is_shown_as_text(begin, tmp_path):

@@ -119,6 +119,23 @@ def test_what_cannot_be_used_gets_one_line(client, body, status, line):
     assert client.app.state.desk.campaign.told == []
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("no such\n  formula"), "no such formula"), (MemoryError(), "MemoryError")],
+)
+def test_whatever_keeps_a_batch_from_being_worked_out_is_said(run, monkeypatch, error, line):
+    def fail(self, n=None):
+        raise error
+
+    monkeypatch.setattr(Campaign, "ask", fail)
+    with TestClient(create_discovery_app(Settings(run)), base_url="http://127.0.0.1") as client:
+        client.app.state.desk._thread.join()
+        assert client.get("/api/v1/batch").json()["fault"] == line
+        assert client.get("/api/v1/health").json()["status"] == "degraded"
+        page = shown(client, "/")
+        assert line in page and "Nothing left" not in page
+
+
 def test_beyond_this_machine_it_asks_for_a_token(run):
     with pytest.raises(SettingError, match="the run has no token"):
         create_discovery_app(Settings(run, host="0.0.0.0"))

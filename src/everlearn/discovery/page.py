@@ -18,6 +18,7 @@ from everlearn.discovery.reason import Reason
 from everlearn.discovery.search import Proposal, Search
 from everlearn.discovery.view import View, views_of
 from everlearn.report.page import write
+from everlearn.report.pictures import as_written
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -89,7 +90,7 @@ def progress(campaign: Campaign) -> str:
     axes.plot(range(1, len(values) + 1), values, "o", ms=3, alpha=0.5, label="measured")
     axes.step(range(1, len(values) + 1), best, where="post", label="best so far")
     axes.axvline(len(campaign.pool.measured) + 0.5, color="grey", lw=0.8, ls=":")
-    axes.set(xlabel="measurements (dotted: where the pool's own end)", ylabel=target.name)
+    axes.set(xlabel="measurements (dotted: where the pool's own end)", ylabel=as_written(target.name))
     axes.legend(frameon=False)
     return _svg(figure)
 
@@ -112,7 +113,7 @@ def pool_map(search: Search, proposed: Sequence[int]) -> str:
     rows, means, _ = search.values(0)
     if rows:
         dots = axes.scatter(*_columns(place(rows)), s=18, c=means, cmap="viridis", label="measured")
-        figure.colorbar(dots, label=search.config.targets[0].name)
+        figure.colorbar(dots, label=as_written(search.config.targets[0].name))
     if proposed:
         dots = _columns(place(proposed))
         axes.scatter(*dots, s=60, facecolors="none", edgecolors="#d0342c", linewidths=1.6, label="next")

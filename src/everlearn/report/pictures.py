@@ -81,11 +81,22 @@ def memory_chart(names: Sequence[str], counts: Sequence[int]) -> str:
     figure = Figure(figsize=(6.4, max(1.6, 0.26 * len(names) + 0.8)), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(names)), counts, color="#4c72b0")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [as_written(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlabel("remembered samples")
     axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
+
+
+def as_written(text: str) -> str:
+    r"""Text from elsewhere, so that a chart shows it letter by letter: matplotlib reads what is between $ as a formula.
+
+    Examples
+    --------
+    >>> print(as_written("cost_$ in US_$"))
+    cost_\$ in US_\$
+    """
+    return text.replace("$", r"\$")
 
 
 def _svg(figure: Figure) -> str:

@@ -13,7 +13,7 @@ from everlearn.discovery import Campaign, Decision, Measurement, Told, report_ca
 from everlearn.discovery.numbers import missing, number
 from everlearn.discovery.page import pool_map, progress
 from everlearn.discovery.view import View, views_of
-from everlearn.errors import DataError, EverlearnError, SettingError
+from everlearn.errors import DataError, SettingError
 from everlearn.server.background import step_back
 from everlearn.server.security import Actor, Gate, Tokens, secret
 from everlearn.server.settings import Settings
@@ -135,8 +135,8 @@ class CampaignDesk:
             self._map = pool_map(
                 self.campaign.search, [self.campaign.search.row[each["name"]] for each in self.batch()[1]]
             )
-        except EverlearnError as error:
-            self.fault = " ".join(str(error).split())
+        except Exception as error:  # whatever it is, the campaign goes on, and the page says so
+            self.fault = " ".join(str(error).split()) or type(error).__name__
 
     def _value(self, target: str, text: str) -> float | None:
         if missing(text):

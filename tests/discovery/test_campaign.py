@@ -102,6 +102,29 @@ def test_a_telling_can_be_taken_back(begin, columns):
         campaign.take_back(telling.number)
 
 
+def test_what_was_taken_back_can_be_told_again(begin, columns, tmp_path):
+    campaign = begin(columns, inputs="columns")
+    known, name, file = campaign.measured, campaign.ask(1)[0].candidate, tmp_path / "results.csv"
+    file.write_text(f"candidate,y\n{name},-4\n")
+    for tell in (lambda: campaign.tell_file(file), lambda: campaign.tell({name: -4.0}, key="a key")):
+        assert tell().learned == 1 and tell().again
+        campaign.take_back(campaign.told[0].number)
+        assert campaign.measured == known
+        assert tell().learned == 1 and tell().again
+        assert campaign.measured == [*known, Measurement(name, (-4.0,))]
+        campaign.take_back(campaign.told[0].number)
+
+
+def test_a_key_stands_for_the_same_results(begin, columns):
+    campaign = begin(columns, inputs="columns")
+    one, other = names(campaign.ask(2))
+    campaign.tell({one: 1.0}, key="a key")
+    for results in ({other: 1.0}, {one: 2.0}, {one: 1.0, other: 1.0}, {"no such": 1.0}):
+        with pytest.raises(DataError, match="the key 'a key' is told already with other results, as entry 1; expected"):
+            campaign.tell(results, key="a key")
+    assert campaign.tell({one: 1}, key="a key").again and len(campaign.told) == 1
+
+
 def test_results_from_a_file(begin, columns, tmp_path):
     campaign = begin(columns, inputs="columns")
     first, second, third = names(campaign.ask())

@@ -74,6 +74,8 @@ def test_from_the_first_batch_to_the_second(client, run):
     assert client.post("/api/v1/decisions", json=rejected).json() == rejected | {"by": "local"}
     assert tell(client, names[2], "-1.5 mV").json() == {"candidate": names[2], "again": False, "repeat": False}
     assert tell(client, names[2], "-1.5 mV").json()["again"]
+    other = tell(client, names[2], "-2.5 mV")
+    assert other.status_code == 409 and "told already with other results" in other.json()["detail"]
     page = shown(client, "/")
     assert "melts" in page and "accepted" in page and "-1.5" in page
     assert client.post("/api/v1/batch").status_code == 202

@@ -198,14 +198,19 @@ class Campaign:
         source : str
             Where they come from, for the record.
         key : str, optional
-            What was told with a key already is not told again.
+            What is told with a key already is not told again.
 
         Returns
         -------
         Told
+
+        Raises
+        ------
+        DataError
+            If other results are told with that key.
         """
         entries = [(i, each) for i, each in enumerate(measurements(results, self.config), start=1)]
-        return self._enter(entries, [], source, key)
+        return self._enter(entries, [], source, key=key)
 
     def tell_file(self, file: Path | str) -> Told:
         """Learn a CSV of results: a column that names candidates as the pool does, or ``candidate``, and the targets.
@@ -218,7 +223,7 @@ class Campaign:
         file = Path(file)
         entries, aside = read_results(file, self.pool, self.config)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return self._enter(entries, aside, file.name, digest)
+        return self._enter(entries, aside, file.name, digest=digest)
 
     @property
     def measured(self) -> list[Measurement]:
@@ -268,7 +273,12 @@ class Campaign:
         self.close()
 
     def _enter(
-        self, entries: list[tuple[int, Measurement]], aside: list[Aside], source: str, digest: str | None
+        self,
+        entries: list[tuple[int, Measurement]],
+        aside: list[Aside],
+        source: str,
+        key: str | None = None,
+        digest: str | None = None,
     ) -> Told:
         """Everything of one telling in one transaction: it is all on disk, or none of it."""
         aside, good = list(aside), []
@@ -282,7 +292,13 @@ class Campaign:
                 good.append(Measurement(name, each.values))
         aside = sorted(aside, key=lambda each: each.row)
         known = {each.candidate for each in self.measured}
-        if not self.entries.tell(good, aside, source, digest):
+        held = self.entries.tell(good, aside, source, key or digest)
+        if held is not None and key is not None and held.results != tuple(good):
+            raise DataError(
+                f"the key {key[:100]!r} is told already with other results, as entry {held.number}; expected the same, "
+                "or another key (on the page: load it again)"
+            )
+        if held is not None:
             return Told(0, again=True)
         repeats = len(good) - len({each.candidate for each in good} - known)
         return Told(len(good), repeats, aside)

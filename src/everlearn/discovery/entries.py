@@ -61,11 +61,14 @@ class Entries:
         self.journal = Journal(file)
         self._turn = threading.RLock()
 
-    def tell(self, results: Sequence[Measurement], aside: Sequence[Aside], source: str, digest: str | None) -> bool:
-        """Enter results; False, and nothing is entered, where that digest was told already."""
+    def tell(
+        self, results: Sequence[Measurement], aside: Sequence[Aside], source: str, digest: str | None
+    ) -> Telling | None:
+        """Enter results; where that digest is told already, nothing is entered, and that telling is returned."""
         with self._turn:
-            if digest and any(each.digest == digest for each in self._all_told()):
-                return False
+            held = next((each for each in self.told() if digest and each.digest == digest), None)
+            if held is not None:
+                return held
             detail = {
                 "source": source,
                 "digest": digest,
@@ -73,13 +76,13 @@ class Entries:
                 "aside": [[each.row, each.reason] for each in aside],
             }
             self._enter("told", detail)
-            return True
+            return None
 
     def told(self) -> list[Telling]:
         """All tellings in order, but for those taken back."""
         with self._turn:
             back = {each["number"] for each, _, _ in self._read("taken back")}
-            return [each for each in self._all_told() if each.number not in back]
+            return [_telling(*row) for row in self._read("told") if row[1] not in back]
 
     def take_back(self, number: int, by: str = "") -> None:
         """Take a telling back, as if it had never been; it stays in the journal.
@@ -164,15 +167,8 @@ class Entries:
         with self._turn:
             return [(json.loads(row["detail"]), row["number"], row["at"]) for row in self.journal.events(kind)]
 
-    def _all_told(self) -> list[Telling]:
-        return [
-            Telling(
-                number,
-                each["source"],
-                each["digest"],
-                tuple(Measurement(name, tuple(values)) for name, values in each["results"]),
-                tuple(Aside(row, why) for row, why in each["aside"]),
-                at,
-            )
-            for each, number, at in self._read("told")
-        ]
+
+def _telling(detail: dict[str, Any], number: int, at: float) -> Telling:
+    results = tuple(Measurement(name, tuple(values)) for name, values in detail["results"])
+    aside = tuple(Aside(row, why) for row, why in detail["aside"])
+    return Telling(number, detail["source"], detail["digest"], results, aside, at)

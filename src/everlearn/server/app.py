@@ -88,7 +88,8 @@ def _answer_errors(app: FastAPI) -> None:
             status = 503
         else:
             missing = isinstance(error, DataError | SettingError) and line.startswith(("there is no", "sample "))
-            status = 404 if missing else 422
+            taken = isinstance(error, DataError) and line.startswith("the key ")
+            status = 404 if missing else 409 if taken else 422
         return _told(request, status, line)
 
     @app.exception_handler(Refused)

@@ -14,7 +14,7 @@ from everlearn.server.security import Actor
 
 discovery_api = APIRouter(
     prefix="/api/v1",
-    responses={code: {"model": schemas.Error} for code in (400, 401, 403, 404, 413, 421, 422, 429, 503)},
+    responses={code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 421, 422, 429, 503)},
 )
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 

@@ -1,6 +1,11 @@
 """The API as a client uses it, on a real server with a real writer."""
 
+import asyncio
+import base64
 import io
+import json
+import re
+import threading
 import time
 
 import numpy as np
@@ -8,10 +13,12 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="serving is an extra")
+import httpx
 from fastapi.testclient import TestClient
 
 from everlearn.errors import RunError, SettingError
 from everlearn.server import Settings, create_app
+from everlearn.server import served as served_module
 from everlearn.server.bounds import HEADERS
 
 
@@ -178,6 +185,49 @@ def test_pages_bring_a_strict_policy_and_refuse_other_sites(served):
     answer = served.post("/api/v1/reviews", json={"case_id": "s1", "verdict": "unsure"})
     assert answer.status_code == 403 and "load it again" in answer.json()["detail"]
     served.cookies.clear()
+
+
+def test_the_word_of_a_form_is_no_session(served):
+    word = re.search(r'name="csrf" content="(\w+)"', served.get("/").text)[1]
+    session = json.loads(base64.urlsafe_b64decode(served.cookies["everlearn"].rpartition(".")[0]))["id"]
+    served.cookies.clear()
+    answer = served.get("/api/v1/metrics", headers={"cookie": f'everlearn="csrf {session}.{word}"'})
+    assert answer.status_code == 200  # as without a cookie
+    gate = served.app.state.desk.gate
+    for text in ("csrf x", "e30", base64.b64encode(b"\xff").decode(), base64.b64encode(b"[1]").decode()):
+        for purpose in ("session", "csrf"):
+            cookie = f"{text}.{gate._sign(purpose, text)}"
+            assert served.get("/api/v1/metrics", headers={"cookie": f'everlearn="{cookie}"'}).status_code == 200
+            served.cookies.clear()
+
+
+def test_explanations_leave_threads_for_everything_else(served, pictures, monkeypatch):
+    go, explain, file = threading.Event(), served_module.explain, png(pictures[0][0])
+    monkeypatch.setattr(served_module, "explain", lambda *a, **k: explain(*a, **k) if go.wait(60) else None)
+    why = {"files": {"file": file}, "data": {"method": "grad_cam"}}
+
+    async def ask():
+        transport = httpx.ASGITransport(app=served.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            asked = [asyncio.create_task(client.post("/api/v1/explain", **why)) for _ in range(45)]
+            await asyncio.sleep(0)
+            others = [await client.get("/api/v1/health"), await client.post("/api/v1/predict", files={"files": file})]
+            others.append(await client.post("/api/v1/reviews", json={"case_id": "s99", "verdict": "unsure"}))
+            while sum(task.done() for task in asked) < 45 - 8:
+                await asyncio.sleep(0.05)
+            assert [each.status_code for each in others] == [200, 200, 404] and not go.is_set()
+            go.set()
+            return await asyncio.gather(*asked)
+
+    try:
+        answers = asyncio.run(asyncio.wait_for(ask(), 100))
+    finally:
+        go.set()
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) == 45 - 8 and {answer.status_code for answer in answers} == {200, 503}
+    assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+    assert refused[0].json()["detail"] == "8 explanations are asked for already; ask again in 5 s"
+    assert served.post("/api/v1/explain", **why).status_code == 200
 
 
 def test_korean(served):

@@ -110,6 +110,27 @@ def test_correct_and_see_it_learned(page, address):
     assert page.faults == []
 
 
+def test_the_page_waits_where_others_are_explained_first(page, address):
+    busy = [True]
+
+    def answer(route):
+        if busy:
+            headers = {"retry-after": "1", "content-type": "application/json"}
+            route.fulfill(status=503, headers=headers, body='{"detail": "ask again in 1 s"}')
+        else:
+            route.continue_()
+
+    page.route("**/why*", answer)
+    page.goto(address + "/?order=arrival")
+    page.locator("a.case-link").first.click()
+    playwright.expect(page.locator("#why[aria-busy]")).to_have_text("ask again in 1 s")
+    busy.clear()
+    page.wait_for_selector("#why:not([aria-busy]) .pill")
+    page.unroute("**/why*")
+    assert all("503" in fault for fault in page.faults)
+    page.faults.clear()
+
+
 def test_every_control_changes_the_picture(page, address):
     first_case(page, address)
     page.keyboard.press("Escape")

@@ -96,7 +96,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: Refused) -> Response:
         if error.status == 401 and not request.url.path.startswith("/api/") and request.method == "GET":
             return RedirectResponse("/login", status_code=303)
-        return _told(request, error.status, error.line)
+        headers = None if error.wait is None else {"retry-after": str(error.wait)}
+        return _told(request, error.status, error.line, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -28,11 +28,11 @@ SESSION_SECONDS = 12 * 3600
 
 
 class Refused(Exception):
-    """A request that is not allowed: status and one line."""
+    """A request that is not allowed, or not now: status, one line, and after how many seconds to ask again."""
 
-    def __init__(self, status: int, line: str) -> None:
+    def __init__(self, status: int, line: str, wait: int | None = None) -> None:
         super().__init__(line)
-        self.status, self.line = status, line
+        self.status, self.line, self.wait = status, line, wait
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Gate:
             "token": _hash(token) if token else None,
         }
         text = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
-        return f"{text}.{self._sign(text)}"
+        return f"{text}.{self._sign('session', text)}"
 
     def begin_local(self) -> tuple[str, Actor]:
         """The cookie of a new session without a token, and who it makes of the one who asks."""
@@ -156,7 +156,7 @@ class Gate:
 
     def csrf(self, session: str) -> str:
         """The word that a form of this session must bring."""
-        return self._sign(f"csrf {session}")
+        return self._sign("csrf", session)
 
     def same_site(self, request: Request) -> None:
         """Refuse what comes by a foreign name of this server, and what another site has sent."""
@@ -179,12 +179,16 @@ class Gate:
 
     def _opened(self, cookie: str) -> dict[str, Any] | None:
         text, _, signature = cookie.rpartition(".")
-        if not text or not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
+        if not text or not hmac.compare_digest(signature.encode(), self._sign("session", text).encode()):
             return None
-        return dict(json.loads(base64.urlsafe_b64decode(text)))
+        try:
+            return dict(json.loads(base64.urlsafe_b64decode(text)))
+        except (ValueError, TypeError):
+            return None
 
-    def _sign(self, text: str) -> str:
-        return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()
+    def _sign(self, purpose: str, text: str) -> str:
+        """What is signed for one purpose holds for no other."""
+        return hmac.new(self.secret, f"{purpose} {text}".encode(), hashlib.sha256).hexdigest()
 
 
 def secret(run: Path) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from everlearn.runs.build import build_learner
 from everlearn.runs.config import Config
 from everlearn.runs.reviews import Reviews
 from everlearn.runs.versions import Versions
+from everlearn.server.security import Refused
 
 _POLL = 0.1
 _EXPLANATIONS = 256
+_IN_TURN = 8  # explanations asked for at once, far fewer than threads that answer requests: predictions come first
+_TURN = 5  # seconds after which to ask again
 _CALM, _PATIENCE = 0.02, 0.5  # seconds without a prediction; how long work behind the scenes waits for that at most
 _PIECE = 16  # remembered pictures in one piece of work behind the scenes
 
@@ -68,7 +72,7 @@ class Service:
         self.fault: str | None = None
         self._stop = threading.Event()
         self._asked = 0.0  # when somebody last asked for a prediction
-        self._explaining = threading.Lock()
+        self._explaining, self._turns = threading.Lock(), threading.BoundedSemaphore(_IN_TURN)
         self._explained: OrderedDict[tuple[int, str, int | None], Explanation] = OrderedDict()
         row = reviews.in_service()
         if row is None:
@@ -105,7 +109,10 @@ class Service:
     def explain(
         self, name: str, picture: Tensor, label: str | None = None, method: str = "sise"
     ) -> tuple[Served, Explanation]:
-        """Explain the prediction for one picture, or another class; a ``name`` keeps it for the next look."""
+        """Explain the prediction for one picture, or another class; a ``name`` keeps it for the next look.
+
+        One is worked out at a time; raises `Refused` where too many wait for that already.
+        """
         served = self.current
         code = None
         if label is not None:
@@ -114,26 +121,14 @@ class Service:
                 raise SettingError(f"the model knows no class {label!r}; it knows {', '.join(known)}")
             code = known[label]
         key = (served.number, f"{method} {name}", code)
-        with self._explaining:
-            if key in self._explained:
-                self._explained.move_to_end(key)
-                return served, self._explained[key]
-            if served.explains is None:
-                served.explains = self._learner(served.number)
-            found = explain(
-                served.explains,
-                picture[None],
-                code,
-                explainer=method,
-                class_names=lambda c: served.names.get(c, str(c)),
-            )[0]
-            calibrated = float(served.probabilities(picture[None])[0, found.target])
-            found = replace(found, probability=calibrated)
-            found = replace(found, words=words(found, lambda c: served.names.get(c, str(c))))
-            if name:
-                self._explained[key] = found
-                while len(self._explained) > _EXPLANATIONS:
-                    self._explained.popitem(last=False)
+        found = self._explained.get(key)
+        if found is None:
+            with self._turn(), self._explaining:
+                found = self._explained.get(key) or self._explain(served, picture, code, method)
+                if name:
+                    self._explained[key] = found
+                    while len(self._explained) > _EXPLANATIONS:
+                        self._explained.popitem(last=False)
         return served, found
 
     def novelty(self, served: Served, inputs: Tensor, *, patient: bool = False) -> Tensor:
@@ -162,6 +157,26 @@ class Service:
     def stop(self) -> None:
         """Stop watching."""
         self._stop.set()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._turns.acquire(blocking=False):
+            raise Refused(503, f"{_IN_TURN} explanations are asked for already; ask again in {_TURN} s", _TURN)
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _explain(self, served: Served, picture: Tensor, code: int | None, method: str) -> Explanation:
+        if served.explains is None:
+            served.explains = self._learner(served.number)
+
+        def named(code: int) -> str:
+            return served.names.get(code, str(code))
+
+        found = explain(served.explains, picture[None], code, explainer=method, class_names=named)[0]
+        found = replace(found, probability=float(served.probabilities(picture[None])[0, found.target]))
+        return replace(found, words=words(found, named))
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL):

@@ -150,7 +150,12 @@ function caseView(page) {
     const mine = ++asked, target = $("target").value, query = target ? "?target=" + encodeURIComponent(target) : "";
     $("why").setAttribute("aria-busy", "true");
     try {
-      const answer = await fetch(`/case/${id}/why${query}`), words = await answer.text();
+      let answer = await fetch(`/case/${id}/why${query}`), words = await answer.text();
+      while (answer.status === 503 && answer.headers.has("retry-after") && mine === asked) { // others are explained first
+        $("why").textContent = JSON.parse(words).detail;
+        await sleep(1000 * Number(answer.headers.get("retry-after")));
+        answer = await fetch(`/case/${id}/why${query}`); words = await answer.text();
+      }
       if (!answer.ok) throw new Error(JSON.parse(words).detail);
       if (mine !== asked) return;
       $("why").innerHTML = words; // the map comes with the words, so that both are of one version and one class

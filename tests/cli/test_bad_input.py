@@ -47,6 +47,28 @@ def test_mixed_pictures_are_learned_and_bad_ones_put_aside(everlearn, tmp_path):
     assert result["quarantined"] == len(rows)
 
 
+def test_names_that_are_no_text_are_learned_put_aside_explained_and_shown(everlearn, tmp_path):
+    folder = picture_folder(tmp_path / "pictures" / "train", n=8)
+    picture_folder(folder.parent / "test", n=2)
+    good, bad = (folder / "cat" / name.decode(errors="surrogateescape") for name in (b"caf\xe9.png", b"cut\xe9.png"))
+    try:
+        (folder / "cat" / "0.png").rename(good)
+    except OSError:
+        pytest.skip("this file system holds text alone")
+    bad.write_bytes(b"no picture")
+    run = tmp_path / "r"
+    everlearn.json("learn", folder.parent, "--run", run, "--tasks", 1, "--size", 16)
+    with Run.open(run) as opened:
+        (row,) = opened.journal.quarantined()
+        assert row["name"] == "train/cat/cut\ufffd.png" and "cut\ufffd.png: not a picture" in row["reason"]
+        assert "train/cat/caf\ufffd.png" in {row["name"] for row in opened.journal.db.rows("SELECT name FROM samples")}
+    (said,) = everlearn.json("explain", run, good, "--method", "grad_cam")["explanations"]
+    assert said["file"] == "caf\ufffd.png"
+    assert "caf\ufffd.png" in (run / "explanations" / "explanations.html").read_text(encoding="utf-8")
+    good.parent.rename(folder / b"c\xe9t".decode(errors="surrogateescape"))
+    assert "not UTF-8; rename the folder" in everlearn.refused("learn", folder, "--run", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -74,6 +74,17 @@ def test_csv_and_page_hold_it_all(planted, tmp_path):
     assert f"{len(found.wrong)} labels are likely wrong" in page
 
 
+def test_a_spreadsheet_calculates_no_text_of_the_table(planted, tmp_path):
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
+    labels = [formulas[0], "middle", "right=1"]
+    found = audit_memory(planted[0], labels, lambda id_: formulas[id_ % 6], 10)
+    with write_csv(found, tmp_path / "audit.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["name"] for row in rows} == {f"'{formula}" for formula in formulas}
+    assert {row["label"] for row in rows} == {"'=1+1", "middle", "right=1"} >= {row["suggested"] for row in rows}
+    assert [float(row["value"]) for row in rows] == [e.value for e in found.entries]
+
+
 def test_too_little_to_compare():
     learner = ER(build_model("slim_resnet18", channels=1, size=8), memory=5, device="cpu")
     with pytest.raises(RunError, match="remembers 0 samples; an audit compares each with the others"):

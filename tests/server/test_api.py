@@ -230,6 +230,24 @@ def test_explanations_leave_threads_for_everything_else(served, pictures, monkey
     assert served.post("/api/v1/explain", **why).status_code == 200
 
 
+def test_names_that_are_no_text_are_shown(served, pictures, tmp_path):
+    good, bad = (tmp_path / name.decode(errors="surrogateescape") for name in (b"caf\xe9.png", b"cut\xe9.png"))
+    try:
+        good.write_bytes(png(pictures[0][0]))
+    except OSError:
+        pytest.skip("this file system holds text alone")
+    bad.write_bytes(b"no picture")
+    app = create_app(Settings(served.run, learns=False, cases=str(tmp_path)))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        lines = client.get("/api/v1/worklist", params={"order": "arrival"}).json()["cases"]
+        assert lines[-1 if "cut" not in lines[-1]["name"] else -2]["name"] == "caf\ufffd.png"
+        answer = client.get("/api/v1/cases/s1")
+        assert answer.status_code == 422 and "cut\ufffd.png: not a picture" in answer.json()["detail"]
+        for path in ("/", "/case/s0", "/dashboard"):
+            page = client.get(path)
+            assert page.status_code == 200 and "\ufffd.png" in page.text
+
+
 def test_korean(served):
     assert "판독 목록" in served.get("/", headers={"accept-language": "ko-KR"}).text
     served.cookies.clear()

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from everlearn.data.naming import writable
 from everlearn.metrics.continual import measures
 from everlearn.runs import Moment, Run
 
@@ -140,8 +141,7 @@ def matrix_table(matrix: list[list[float | None]], title: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
-    json_.dump(value, sys.stdout, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(writable(json_.dumps(value, ensure_ascii=False)) + "\n")
 
 
 def machine() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from everlearn.data.decode import SUFFIXES
 from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from everlearn.data.naming import classes_of, natural_key
+from everlearn.data.naming import classes_of, natural_key, writable
 from everlearn.data.pictures import TEST, TRAIN, VALIDATION, Files, Listing
 from everlearn.errors import DataError
 
@@ -53,8 +53,10 @@ def list_folder(folder: Path) -> Listing:
     for part, number in parts:
         for class_folder in _subfolders(part):
             found = [path for path in _below(class_folder, root, []) if path.lower().endswith(_PICTURES)]
+            where = class_folder.relative_to(root)
+            if writable(class_folder.name) != class_folder.name:
+                raise DataError(f"{folder}: the name of the class folder {where} is not UTF-8; rename the folder")
             if not found:
-                where = class_folder.relative_to(root)
                 raise DataError(f"{folder}: the class folder {where} holds no picture; fill it or move it away")
             paths += found
             labels += [class_folder.name] * len(found)

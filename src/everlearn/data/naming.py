@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NUMBER = re.compile(r"(\d+)")
+_NOT_TEXT = re.compile("[\ud800-\udfff]")  # as Python keeps bytes of names that are no UTF-8
 
 
 def natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
@@ -21,6 +22,17 @@ def natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
     """
     parts = _NUMBER.split(name.casefold())  # text and numbers take turns, so that like meets like
     return tuple(int(part) if i % 2 and part.isdecimal() else part for i, part in enumerate(parts)), name
+
+
+def writable(text: str) -> str:
+    """Text that can be written anywhere: what is no UTF-8 in a file's name becomes �.
+
+    Examples
+    --------
+    >>> writable(b"caf\\xe9.png".decode(errors="surrogateescape"))
+    'caf�.png'
+    """
+    return _NOT_TEXT.sub("\ufffd", text)
 
 
 def classes_of(labels: Sequence[str] | Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -27,7 +27,10 @@ _DOTS = 3000  # of the map
 
 
 def write_proposals(campaign: Campaign, proposals: Sequence[Proposal], reasons: Sequence[Reason]) -> Path:
-    """``RUN/proposals.csv``: fill in the targets' columns and give it back with ``--results``."""
+    """``RUN/proposals.csv``: fill in the targets' columns and give it back with ``--results``.
+
+    Candidates are written as the pool has them, for it is read again; a spreadsheet may calculate one such as ``=1+1``.
+    """
     text = io.StringIO()
     targets = [target.name for target in campaign.config.targets]
     expected = [f"expected {name}{end}" for name in targets for end in ("", " low", " high")]

@@ -197,13 +197,20 @@ def _near_duplicates(found: WrongLabels, alike: Tensor) -> Tensor:
 
 
 def write_csv(audit: Audit, file: Path) -> Path:
-    """All remembered samples, the likeliest wrong first."""
+    """All remembered samples, the likeliest wrong first; a text that a spreadsheet would calculate gets a ' before it.
+
+    That is one that begins with = + - @, a tab or a carriage return. Numbers stay as they are.
+    """
     text = io.StringIO()
-    rows = [e.row() for e in audit.entries]
-    out = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    rows = [{name: _uncalculated(value) for name, value in e.row().items()} for e in audit.entries]
+    out = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     out.writeheader()
     out.writerows(rows)
     return write(file, text.getvalue())
+
+
+def _uncalculated(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def audit_page(audit: Audit, learner: Learner, title: str, file: Path, most: int = 24) -> Path:

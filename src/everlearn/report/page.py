@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everlearn.data import load
+from everlearn.data.naming import writable
 from everlearn.errors import RunError
 from everlearn.explainers import Evidence, Explanation, explain
 from everlearn.learners import Learner
@@ -88,11 +89,11 @@ def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, f
 
 
 def write(file: Path, text: str) -> Path:
-    """Write beside and rename, so that a reader never sees half a page."""
+    """Write beside and rename, so that a reader never sees half a page; what is no text becomes �."""
     beside = file.with_name(f".{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(writable(text), encoding="utf-8")
         beside.rename(file)
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}") from error

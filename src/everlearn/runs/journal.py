@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from everlearn.data.naming import writable
 from everlearn.errors import RunError
 from everlearn.runs.database import Row, open_database
 from everlearn.runs.review_tables import LAYOUT, LINE, REVIEW_TABLES
@@ -132,11 +133,13 @@ class Journal:
     def step(self, step: int, task: int | None, loss: float, samples: list[tuple[int, int, str]]) -> None:
         """Enter one step and its samples (id, code, name)."""
         self.db.execute(ADD_STEP, step, task, len(samples), loss, time.time())
-        self.db.execute_many(ADD_SAMPLE, [(id_, step, code, name) for id_, code, name in samples])
+        self.db.execute_many(ADD_SAMPLE, [(id_, step, code, writable(name)) for id_, code, name in samples])
 
     def quarantine(self, step: int, id_: int, name: str, reason: str) -> None:
         """Enter a sample that could not be read."""
-        self.db.execute(replacing("quarantine", "id", "step", "name", "reason"), id_, step, name, reason)
+        self.db.execute(
+            replacing("quarantine", "id", "step", "name", "reason"), id_, step, writable(name), writable(reason)
+        )
 
     def evaluation(self, number: int, step: int, accuracies: list[float | None]) -> None:
         """Enter a row of the accuracy matrix."""

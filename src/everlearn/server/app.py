@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from everlearn.data.naming import writable
 from everlearn.errors import DataError, EverlearnError, RunError, SettingError
 from everlearn.server.api import api
 from everlearn.server.bounds import Bounds
@@ -83,7 +84,7 @@ def application(
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(EverlearnError)
     async def own(request: Request, error: EverlearnError) -> Response:
-        line = " ".join(str(error).split())
+        line = writable(" ".join(str(error).split()))
         if isinstance(error, RunError):
             status = 503
         else:

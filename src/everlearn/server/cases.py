@@ -25,6 +25,7 @@ from everlearn.data import Source, read_picture
 from everlearn.data.decode import SUFFIXES, fit
 from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from everlearn.data.dicom import is_burnt_in, is_dicom, read_header
+from everlearn.data.naming import writable
 from everlearn.data.pictures import look_at_file
 from everlearn.errors import DataError, EverlearnError
 from everlearn.runs import Run
@@ -69,7 +70,9 @@ class Cases:
         self.fault: str | None = None
         if spec is not None and (files := _loose_pictures(Path(spec))):
             self._files = files[:limit]
-            self._cases = {f"s{i}": Case(f"s{i}", str(f.relative_to(spec))) for i, f in enumerate(self._files)}
+            self._cases = {
+                f"s{i}": Case(f"s{i}", writable(str(f.relative_to(spec)))) for i, f in enumerate(self._files)
+            }
             return
         if spec is not None:
             self._source = build_source(run.config, spec, shape=run.shape)
@@ -87,7 +90,9 @@ class Cases:
         patients = self._source.patients
         self._cases = {
             f"s{i}": Case(
-                f"s{i}", str(self._source.names[i]), None if patients is None else self.pseudonym(str(patients[i]))
+                f"s{i}",
+                writable(str(self._source.names[i])),
+                None if patients is None else self.pseudonym(str(patients[i])),
             )
             for i in indices[:limit].tolist()
         }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from everlearn.data.naming import writable
 from everlearn.errors import DataError
 from everlearn.runs.reviews import Reviews
 from everlearn.server.cases import Case, Cases
@@ -127,7 +128,7 @@ class Worklist:
                 pictures.append(self.cases.picture(case.id))
                 kept.append(case)
             except DataError as error:
-                self.unreadable[case.id] = str(error)
+                self.unreadable[case.id] = writable(str(error))
         if not kept:
             return {}
         inputs = torch.stack(pictures)

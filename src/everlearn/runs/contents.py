@@ -26,7 +26,7 @@ def fingerprint(source: Source) -> NDArray[np.uint64]:
     rest = hashlib.blake2b(repr(source.class_names).encode(), digest_size=8)
     for column in (source.labels, source.test, source.times, source.tasks, source.sites):
         rest.update(b"" if column is None else np.ascontiguousarray(column).tobytes())
-    names = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in source.names]
+    names = [hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest() for name in source.names]
     return np.frombuffer(b"".join([*names, rest.digest()]), dtype="<u8")
 
 

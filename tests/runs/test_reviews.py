@@ -39,8 +39,16 @@ def test_a_review_is_there_for_another_connection_when_add_returns(file, reviews
 
 def test_the_same_key_counts_once(reviews):
     first = reviews.add(review(key="one-two-three"))
-    again = reviews.add(review(key="one-two-three", label="cat"))
+    again = reviews.add(review(key="one-two-three", note="sent again"))
     assert first["number"] == again["number"] and len(reviews.waiting(0)) == 1
+
+
+@pytest.mark.parametrize(("verdict", "label"), [("correct", "cat"), ("unsure", None)])
+def test_a_key_is_of_one_review_only(reviews, verdict, label):
+    reviews.add(review(key="one-two-three"))
+    with pytest.raises(DataError, match="the key 'one-two-three' is that of another review, number 1; expected"):
+        reviews.add(review(verdict, label, key="one-two-three"))
+    assert len(reviews.waiting(0)) == 1
 
 
 def test_a_new_label_makes_a_class_with_the_next_code(reviews):

@@ -98,11 +98,18 @@ class Reviews:
         self.db, self.rows, self.transaction = db, db.rows, db.transaction
 
     def add(self, review: Review) -> Row:
-        """Enter a review; it is durable when this returns. The same key again gives the review that is there."""
+        """Enter a review; it is durable when this returns. The same key again gives the review that is there.
+
+        Raises
+        ------
+        DataError
+            If the review is out of bounds, or its key was given to one that says something else.
+        """
         _check(review)
         with self.transaction() as db:
             known = db.row("SELECT * FROM reviews WHERE key = ?", review.key) if review.key is not None else None
             if known is not None:
+                _check_same(db, known, review)
                 return known
             code = None if review.label is None else _code(db, review.label)
             row = db.row(
@@ -238,6 +245,18 @@ def picture_of(row: Row) -> NDArray[np.uint8]:
 def _code(db: Database, label: str) -> int:
     db.execute(ADD_CLASS, label)
     return int(db.value("SELECT code FROM classes WHERE name = ?", label))
+
+
+def _check_same(db: Database, known: Row, review: Review) -> None:
+    """Refuse a key that stands for another review; what was forgotten says nothing any more."""
+    same = known["case_id"] == review.case_id and known["verdict"] == review.verdict
+    if same and review.verdict == "correct":
+        same = db.value("SELECT name FROM classes WHERE code = ?", known["code"]) == review.label
+    if not same and known["status"] != "forgotten":
+        raise DataError(
+            f"the key {str(review.key)[:100]!r} is that of another review, number {known['number']}; expected the same "
+            "verdict on the same case, or another key"
+        )
 
 
 def _check(review: Review) -> None:

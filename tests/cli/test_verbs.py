@@ -118,3 +118,9 @@ def test_an_interruption_is_said_in_one_line(everlearn, digits_run, digit_files,
     monkeypatch.setattr("everlearn.cli.predict.read_given", stop)
     code, out, err = everlearn("predict", digits_run, digit_files[0])
     assert (code, out) == (130, "") and err.startswith("everlearn: interrupted; a run keeps") and err.count("\n") == 1
+
+
+def test_one_picture_a_class_is_learned_though_nothing_is_held_out(everlearn, tmp_path):
+    folder = picture_folder(tmp_path / "few", n=1)
+    code, _, err = everlearn("learn", folder, "--run", tmp_path / "r", "--method", "er", "--memory", 4)
+    assert code == 0 and "nothing was held out to measure" in err

@@ -187,7 +187,7 @@ def _chosen(
     source = build_source(checked, own=True) if spec else _there_already(checked)
     if source is not None and source.text:
         settings["data"]["columns"] = {"text": "text", **settings["data"].get("columns", {})}
-        if Path(given.get("backbone", "")).is_dir():
+        if given.get("backbone") and Path(given["backbone"]).is_dir():
             settings["learner"]["backbone"] = str(Path(given["backbone"]).absolute())
         found = choose_text(source, given)
     else:

@@ -171,7 +171,7 @@ def _with(file: Path, changes: list[str]) -> Any:
         *tables, last = name.split(".")
         where = settings
         for table in tables:
-            where = where.get(table, {}) if isinstance(where, dict) else {}
+            where = where.setdefault(table, {}) if isinstance(where, dict) else None
         if not equals or not isinstance(where, dict):
             raise SettingError(f"--set {change!r}; expected TABLE.NAME=VALUE, such as train.steps=200")
         try:

@@ -109,7 +109,8 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
     measured = ""
     if result["accuracy_matrix"]:
         matrix_table(result["accuracy_matrix"], f"{result['method']}: accuracy on each task after each task, %")
-        measured = f"average accuracy {result['average_accuracy']:.1%}"
+        mean = result["average_accuracy"]
+        measured = "nothing was held out to measure" if mean is None else f"average accuracy {mean:.1%}"
         for name in ("forgetting", "anytime_accuracy", "worst_case_accuracy", "backward_transfer", "forward_transfer"):
             if result[name] is not None:
                 measured += f", {name.removesuffix('_accuracy').replace('_', ' ')} {result[name]:z.1%}"

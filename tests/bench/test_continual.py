@@ -7,13 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from everlearn.bench import continual as bench
-from everlearn.bench.costs import counting_forwards
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.cli.main import app
 from everlearn.data import open_source
 from everlearn.errors import DataError, RunError, SettingError
 from everlearn.learners import ER, GSS, MIR, MKD, SLDA, LwF
+from everlearn.learners.forwards import counting_forwards
 from everlearn.models import build_model
 
 SETTING = bench.Setting(tasks=2, quick=True)

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from everlearn.bench.costs import clock_of, counting_forwards
+from everlearn.bench.costs import clock_of
 from everlearn.bench.rows import append_rows, read_rows
 from everlearn.data import Source, Stream, class_incremental
 from everlearn.data.reading import read_in_order
 from everlearn.data.scenarios import select
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Learner
+from everlearn.learners.forwards import counting_forwards
 from everlearn.metrics.continual import anytime_accuracy, average_accuracy, forgetting
 from everlearn.models import build_model
 from everlearn.runs.learn import accuracy

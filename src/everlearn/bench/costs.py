@@ -1,4 +1,4 @@
-"""What learning costs: seconds, and forward passes of single pictures."""
+"""What learning costs in seconds; in forward passes: `everlearn.learners.forwards`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Callable
 import torch
 
 from everlearn.learners.device import default_device
-from everlearn.learners.forwards import Forwards, counting_forwards
-
-__all__ = ["Forwards", "clock_of", "counting_forwards"]
 
 
 def clock_of() -> Callable[[], float]:

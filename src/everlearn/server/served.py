@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -122,7 +122,10 @@ class Service:
             code = known[label]
         key = (served.number, f"{method} {name}", code)
         found = self._explained.get(key)
-        if found is None:
+        if found is not None:
+            with suppress(KeyError):  # it made room meanwhile
+                self._explained.move_to_end(key)
+        else:
             with self._turn(), self._explaining:
                 found = self._explained.get(key) or self._explain(served, picture, code, method)
                 if name:

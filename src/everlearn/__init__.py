@@ -12,59 +12,6 @@ Examples
 (1, 10)
 """
 
-from everlearn.data import (
-    Batch,
-    Source,
-    Stream,
-    blurred,
-    by_site,
-    by_task,
-    by_time,
-    class_incremental,
-    load,
-    open_source,
-    read_picture,
-    shuffled,
-)
-from everlearn.errors import DataError, EverlearnError, ModelError, RunError, SettingError
-from everlearn.explainers import SISE, Evidence, Explanation, GradCAM, evidence, explain
-from everlearn.learners import ASER, ER, Learner, Naive, Prediction, StepReport
-from everlearn.memory import Memory
-from everlearn.models import Model, build_model
-from everlearn.valuation import knn_shapley
+import lazy_loader
 
-__all__ = [
-    "ASER",
-    "ER",
-    "SISE",
-    "Batch",
-    "DataError",
-    "EverlearnError",
-    "Evidence",
-    "Explanation",
-    "GradCAM",
-    "Learner",
-    "Memory",
-    "Model",
-    "ModelError",
-    "Naive",
-    "Prediction",
-    "RunError",
-    "SettingError",
-    "Source",
-    "StepReport",
-    "Stream",
-    "blurred",
-    "build_model",
-    "by_site",
-    "by_task",
-    "by_time",
-    "class_incremental",
-    "evidence",
-    "explain",
-    "knn_shapley",
-    "load",
-    "open_source",
-    "read_picture",
-    "shuffled",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # as __init__.pyi names it

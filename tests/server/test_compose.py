@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from everlearn.cli.main import app
+from everlearn.cli.main import loaded
 from everlearn.runs.postgres import without_secrets
 from everlearn.runs.versions import check_store
 
@@ -42,7 +41,7 @@ def test_secrets_are_asked_for_and_written_nowhere(compose):
 def test_the_commands_are_ours(compose, name):
     service = compose["services"][name]
     verb, *arguments = service["command"]
-    command = typer.main.get_command(app).commands[verb]
+    command = loaded(verb)
     context = command.make_context(verb, list(arguments))  # raises for an option that there is not
     assert context.params["learns"] == (name == "server") and context.params["host"] == "0.0.0.0"
     assert service["ports"][0].endswith(f":{context.params['port']}")

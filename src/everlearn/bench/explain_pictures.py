@@ -69,8 +69,7 @@ def table_pictures(folder: Path, model: nn.Module, size: int, count: int) -> lis
     DataError
         If there are no pictures, or a file cannot be read.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one with meta.jsonl and pictures, or a folder of such")
+    check_folder(folder)
     sets = [folder] if (folder / "meta.jsonl").exists() else sorted(p.parent for p in folder.glob("*/meta.jsonl"))
     found = []
     for each in sets or [folder]:
@@ -80,6 +79,12 @@ def table_pictures(folder: Path, model: nn.Module, size: int, count: int) -> lis
     if not found:
         raise DataError(f"{folder} holds no picture that can be used; expected class folders, or boxes in meta.jsonl")
     return found
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder, before anything is fetched for it."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one with meta.jsonl and pictures, or a folder of such")
 
 
 def read_meta(folder: Path) -> list[dict[str, Any]]:

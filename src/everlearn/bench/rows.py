@@ -11,17 +11,28 @@ from everlearn.errors import RunError
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Results in a file of JSON lines; a last line that was cut off by an interruption is passed over."""
+    """Results in a file of JSON lines; a last line that was cut off by an interruption is passed over.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read, or holds anything else.
+    """
     if not file.exists():
         return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} cannot be read as JSON lines; give --results another name") from error
     rows = []
-    lines = file.read_text(encoding="utf-8").splitlines()
     for number, text in enumerate(lines, 1):
         try:
-            rows.append(json.loads(text))
+            row = json.loads(text)
         except ValueError as error:
-            if number < len(lines):
-                raise RunError(f"{file}, line {number}: no JSON; repair or remove the line") from error
+            row = {} if number == len(lines) and text.startswith("{") else error  # cut off
+        if not isinstance(row, dict):
+            raise RunError(f"{file}, line {number}: no result in JSON; repair it, or give --results another name")
+        rows += [row] if row else []
     return rows
 
 

@@ -17,14 +17,14 @@ from everlearn.bench.continual import Setting, entries, into_memory, run_table, 
 from everlearn.bench.discovery_tables import as_markdown as discovery_markdown
 from everlearn.bench.discovery_tables import summary as discovery_summary
 from everlearn.bench.explain_lines import lines as explainer_lines
-from everlearn.bench.explain_pictures import table_pictures
+from everlearn.bench.explain_pictures import check_folder, table_pictures
 from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.cli import show
 from everlearn.data import open_source
 from everlearn.errors import SettingError
 
 bench = typer.Typer(name="bench", help="Measure: published tables run anew, on standard sets or your own data.",
-                    no_args_is_help=True)  # fmt: skip
+                    add_completion=False)  # fmt: skip
 _TABLE_1 = "er,mir,gss,agem,aser,scr"
 _Data = Annotated[str, typer.Option(help="source: a class folder (train/CLASS, test/CLASS), a table, builtin:digits")]
 _Results = Annotated[Path, typer.Option(help="JSON lines: kept as they come, and taken from when the table goes on")]
@@ -36,15 +36,15 @@ def continual(
     table: Annotated[int, typer.Option(help="1: learners in ASER's setting; 2: on a frozen backbone; 3: peers")] = 1,
     methods: Annotated[str | None, typer.Option(help=f"of {', '.join(entries())}; by default the table's")] = None,
     memory: Annotated[str | None, typer.Option(help="sizes; by default 200,500,1000, for 100 classes 1000")] = None,
-    seeds: Annotated[int, typer.Option(help="how many, from 0 on")] = 1,
-    tasks: Annotated[int | None, typer.Option(help="by default 5, for 100 classes 10")] = None,
+    seeds: Annotated[int, typer.Option(help="how many, from 0 on", min=1)] = 1,
+    tasks: Annotated[int | None, typer.Option(help="by default 5, for 100 classes 10", min=1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="250 + 50 samples of each class, the smallest memory")] = False,
-    most: Annotated[int | None, typer.Option(help="samples of each class, at most; a fifth as many held out")] = None,
+    most: Annotated[int | None, typer.Option(help="samples of each class, at most; a fifth as many held out", min=1)] = None,
     backbone: Annotated[str, typer.Option(help="table 2: the pretrained backbone")] = "tf_efficientnet_lite0",
     weights: Annotated[Path | None, typer.Option(help="table 2: its safetensors file; by default fetched")] = None,
-    size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees")] = 224,
+    size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees", min=1)] = 224,
     average: Annotated[
-        float, typer.Option(help="table 1: read off with weights averaged over 1/this steps too")
+        float, typer.Option(help="table 1: read off with weights averaged over 1/this steps too", min=0, max=1)
     ] = 0.01,
     results: _Results = Path("benchmarks/results/continual.jsonl"),
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
@@ -100,6 +100,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Explainers on one model and the same pictures: where maps point, how faithful they are, what they cost."""
+    check_folder(data)
     if table == 2:
         what, text, found_ = reasons.table(
             data, lungs, weights, methods, range(1 if quick else seeds), results, pictures=min(pictures, 24),
@@ -211,9 +212,12 @@ def said(text: str) -> None:
 def numbers(option: str, text: str) -> list[int]:
     """Whole numbers out of a list with commas."""
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise SettingError(f"{option} is {text!r}; expected whole numbers with commas between") from error
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise SettingError(f"{option} is {text!r}; expected whole numbers of 1 or more with commas between")
+    return found
 
 
 def finish(what: str, markdown: str, found: dict[str, Any], json: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_
 import math
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,6 +18,8 @@ from rich.table import Table
 from everlearn.data.naming import writable
 from everlearn.metrics.continual import measures
 from everlearn.runs import Moment, Run
+
+_SIDE_BY_SIDE = 9  # tasks in a terminal of 80 columns
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # what it prints may be anybody's text
 
@@ -49,7 +50,8 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
     try:
         yield moment
     finally:
-        progress.stop()
+        if progress.live.is_started:  # else Rich would print an empty line
+            progress.stop()
 
 
 def warn(text: str) -> None:
@@ -130,19 +132,29 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
 
 
 def matrix_table(matrix: list[list[float | None]], title: str) -> None:
-    """Print an accuracy matrix."""
+    """Print an accuracy matrix; of more tasks than fit side by side, each right after it was learned and at the end."""
+    tasks = len(matrix[0]) if matrix else 0
     table = Table(title=title, title_justify="left")
-    table.add_column("after task", justify="right")
-    for task in range(len(matrix[0]) if matrix else 0):
-        table.add_column(str(task + 1), justify="right")
-    for i, row in enumerate(matrix):
-        table.add_row(str(i + 1), *("" if value is None else f"{100 * value:.1f}" for value in row))
+    if tasks > _SIDE_BY_SIDE:
+        for name in ("task", "when learned", "at the end"):
+            table.add_column(name, justify="right")
+        for i, row in enumerate(matrix):
+            table.add_row(str(i + 1), _percent(row[i]), _percent(matrix[-1][i]))
+    else:
+        for name in ("after task", *map(str, range(1, tasks + 1))):
+            table.add_column(name, justify="right")
+        for i, row in enumerate(matrix):
+            table.add_row(str(i + 1), *map(_percent, row))
     console.print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
-    sys.stdout.write(writable(json_.dumps(value, ensure_ascii=False)) + "\n")
+    print(writable(json_.dumps(value, ensure_ascii=False)))
 
 
 def machine() -> str:

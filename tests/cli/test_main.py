@@ -1,0 +1,90 @@
+"""The command as a whole: its list of verbs, usage errors, interruption, closed pipes."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from everlearn.cli import main
+from everlearn.errors import RunError
+
+
+def test_the_list_of_verbs_needs_no_torch():
+    words = "import sys, everlearn.cli.main as m\nsys.argv[1:] = ['--help']\ntry: m.run()\nexcept SystemExit: pass\n"
+    found = subprocess.run([sys.executable, "-c", words + "print('torch' in sys.modules)"], capture_output=True, text=True)
+    assert found.stdout.endswith("False\n"), found
+    assert all(name in found.stdout for name in main.VERBS)
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_every_verb_can_be_loaded_and_explains_itself(verb):
+    command = main.loaded(verb)
+    assert command.name == verb and command.help
+    line = main.VERBS[verb][1]
+    assert line[0].isupper() and line.endswith(".") and len(line) <= 80
+
+
+def test_without_a_word_the_verbs_are_listed(everlearn):
+    code, out, err = everlearn()
+    assert (code, err) == (0, "") and "discover" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lern"], "no such command 'lern'; did you mean 'learn'"),
+        (["bench"], "missing command; see everlearn bench --help"),
+        (["predict"], "missing argument 'run'; see everlearn predict --help"),
+        (["learn", "x", "--sed", "3"], "no such option: --sed"),
+        (["learn", "x", "--seed", "soon"], "'--seed'"),
+    ],
+)
+def test_a_wrong_word_is_told_in_one_line(everlearn, words, said):
+    assert said in everlearn.refused(*words)
+
+
+def test_an_interruption_is_one_line(everlearn, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "loaded", interrupted)  # while the verb is imported
+    code, out, err = everlearn("methods")
+    assert (code, out) == (130, "")
+    assert err.strip() == "everlearn: interrupted; a run keeps what it had learned up to its last checkpoint"
+
+
+def test_whoever_stops_reading_gets_no_error():
+    words = f"{sys.executable} -m everlearn methods er --json | true; echo ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert found.stdout.strip() in (str(128 + signal.SIGPIPE), "0") and found.stderr == ""
+
+
+def test_a_closed_output_is_no_fault():
+    words = f"{sys.executable} -m everlearn methods er --json >&-"
+    found = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("group", "who"), [(None, "everlearn: "), ("1", "everlearn, process 1: ")])
+def test_every_process_tells_its_own_refusal(everlearn, monkeypatch, group, who):
+    def refuse(name):
+        raise RunError("no run there")
+
+    monkeypatch.setattr(main, "loaded", refuse)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if group is not None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", group)
+    code, _, err = everlearn("methods")
+    assert (code, err) == (2, f"{who}no run there\n")
+
+
+def test_a_fault_of_the_program_names_the_way_to_its_place(everlearn, monkeypatch):
+    def broken(name):
+        raise ZeroDivisionError("by nought\nand more")
+
+    monkeypatch.setattr(main, "loaded", broken)
+    monkeypatch.delenv("EVERLEARN_DEBUG", raising=False)
+    code, _, err = everlearn("methods")
+    assert (code, err.count("\n")) == (1, 1) and "unexpected ZeroDivisionError: by nought; set EVERLEARN_DEBUG=1" in err

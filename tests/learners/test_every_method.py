@@ -44,6 +44,7 @@ def test_every_method(name):
         ("aser", {"mkd": 5.5, "classifier": "ncm"}),
         ("aser", {"average": 0.1}),
         ("agem", {"average": 0.1}),
+        ("agem", {"mkd": 5.5, "augment": "flip"}),
         ("ewc", {"average": 0.1}),
         ("lwf", {"average": 0.1}),
         ("scr", {"average": 0.1}),

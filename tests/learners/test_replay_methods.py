@@ -154,6 +154,23 @@ def test_agem_frees_the_gradient_of_what_harms_memory():
     assert_weights(learner, {name: w[name].detach() - LR * (g[name] - share * g_ref[name]) for name in w})
 
 
+def test_agem_with_mkd_distils_the_incoming_batch_alone():
+    learner, w = begun(AGEM, mkd=2.0)
+    learner.train_step(FIRST.inputs, FIRST.labels)
+    w = weights(learner)
+    t = {name: p.detach().clone() for name, p in learner.teacher.model.named_parameters()}
+    flipped = batch_of([1, 0, 3, 2, 2, 0], seed=0, first=6)
+    report = learner.observe(flipped)
+    log_s, log_t = ((logits(v, flipped.inputs) / 4).log_softmax(1) for v in (w, t))
+    kl = (log_t.exp() * (log_t - log_s)).sum(1).mean()
+    assert kl > 0, "the test needs a teacher that has stayed behind"
+    loss = F.cross_entropy(logits(w, flipped.inputs), flipped.labels) + 2.0 * kl
+    torch.testing.assert_close(report.loss, loss.detach())
+    g, g_ref = gradient(loss, w), gradient(F.cross_entropy(logits(w, FIRST.inputs), FIRST.labels), w)
+    expected = project(list(g.values()), list(g_ref.values()))
+    assert_weights(learner, {name: w[name].detach() - LR * step for name, step in zip(w, expected)})
+
+
 def test_projection_leaves_agreeing_gradients_alone():
     g, g_ref = [torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([1.0, 0.0]), torch.tensor(1.0)]
     assert all(torch.equal(a, b) for a, b in zip(project(g, g_ref), g))

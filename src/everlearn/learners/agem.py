@@ -16,16 +16,17 @@ from everlearn.memory import reservoir
 class AGEM(Learner):
     """The incoming batch's gradient g, freed of what would raise the loss on a draw from memory.
 
-    With g_ref the gradient on the draw: g̃ = g − min(0, gᵀg_ref) / (g_refᵀg_ref) · g_ref (eq. 11).
+    With g_ref the gradient on the draw: g̃ = g − min(0, gᵀg_ref) / (g_refᵀg_ref) · g_ref (eq. 11). With ``mkd`` the
+    incoming batch is also distilled; the bound stays memory's cross-entropy.
     """
 
-    takes = frozenset({"loss", "iterations", "augment", "review", "average"})
+    takes = frozenset({"loss", "iterations", "augment", "review", "average", "mkd"})
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
         for _ in range(self.options.iterations):
-            loss, g = self._gradient(x, y)
+            loss, g = self._gradient(x, y, distilled=True)
             if self.memory.size or not self.group.alone:
                 m = self.recall(self.memory.draw(self.replay, self.generator)) if self.memory.size else None
                 _, g_ref = self._gradient(x[:0], y[:0]) if m is None else self._gradient(m.inputs, m.targets)
@@ -38,12 +39,15 @@ class AGEM(Learner):
         """As any step: what is remembered here still bounds it."""
         return self.observe(batch)
 
-    def _gradient(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _gradient(self, inputs: Tensor, targets: Tensor, distilled: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Loss and its gradient, the means over all processes' samples."""
         self.stands_for, loss = len(targets), None
         if len(targets):
-            logits = self.model.head(self.embed(self.augmented(inputs)))
+            seen = self.augmented(inputs)
+            logits = self.model.head(self.embed(seen))
             loss = self.options.cross_entropy(logits, targets, self.old)
+            if distilled and self.teacher is not None:
+                loss = loss + self.distillation(inputs, seen, logits)
         told = self.gradients(loss)
         return told, [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained()]
 

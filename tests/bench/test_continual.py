@@ -65,6 +65,20 @@ def test_a_table_goes_on_where_it_stopped(few, tmp_path):
     assert len(bench.run_table(few, other, LINES[1:], [20], [0], file, said.append)) == 1 and said  # another setting
 
 
+def test_a_seeded_order_of_classes_is_another_setting(few, tmp_path, monkeypatch):
+    seen, file = [], tmp_path / "rows.jsonl"
+    spied = bench.class_incremental
+    monkeypatch.setattr(bench, "class_incremental", lambda *words: seen.append(spied(*words)) or seen[-1])
+    for order in ("natural", "seeded"):
+        setting = bench.Setting(tasks=2, quick=True, order=order)
+        assert len(bench.run_table(few, setting, LINES[1:], [20], [0, 1], file)) == 2
+    groups = [frozenset(stream.labels(stream.tasks[0]).tolist()) for stream in seen]
+    assert groups[:2] == [frozenset(range(5))] * 2 and len({*groups}) == 3  # natural, seed 0, seed 1
+    assert [row["order"] for row in read_rows(file)] == ["natural"] * 2 + ["seeded"] * 2
+    known = {name: value for name, value in read_rows(file)[0].items() if name != "order"}
+    assert bench.key(known) == bench.key(read_rows(file)[0])  # rows of before there was a choice
+
+
 def test_one_run_is_read_off_with_averaged_weights_too(few):
     averaging = bench.Setting(tasks=2, quick=True, average=0.1)
     plain = {row["name"]: row for row in bench.run_one(few, SETTING, LINES[0], 20, 0)}
@@ -138,7 +152,7 @@ def test_errors_are_one_line(few, tmp_path):
         bench.run_one(few, SETTING, bench.Entry("ERM", "erm"), 20, 0)
     broken = tmp_path / "rows.jsonl"
     broken.write_text("no json\n{}\n")
-    with pytest.raises(RunError, match="line 1: no JSON; repair or remove the line"):
+    with pytest.raises(RunError, match="line 1: no result in JSON; repair it, or give --results"):
         read_rows(broken)
     with pytest.raises(RunError, match="cannot write results to"):
         append_rows(tmp_path, [{}])

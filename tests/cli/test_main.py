@@ -12,7 +12,9 @@ from everlearn.errors import RunError
 
 def test_the_list_of_verbs_needs_no_torch():
     words = "import sys, everlearn.cli.main as m\nsys.argv[1:] = ['--help']\ntry: m.run()\nexcept SystemExit: pass\n"
-    found = subprocess.run([sys.executable, "-c", words + "print('torch' in sys.modules)"], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", words + "print('torch' in sys.modules)"], capture_output=True, text=True
+    )
     assert found.stdout.endswith("False\n"), found
     assert all(name in found.stdout for name in main.VERBS)
 

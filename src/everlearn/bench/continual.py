@@ -77,7 +77,9 @@ class Setting:
     Parameters
     ----------
     tasks : int
-        Groups of classes, in natural order.
+        Groups of classes.
+    order : {"natural", "seeded"}
+        Of the classes: as the source names them, or shuffled with each run's seed, as in the papers.
     batch, replay : int
         Incoming and replayed samples of a step; a method's own ``replay`` comes first.
     lr : float
@@ -98,6 +100,7 @@ class Setting:
     backbone: str = "slim_resnet18"
     quick: bool = False
     average: float = 0.0
+    order: str = "natural"
 
 
 def entries(candidates: int = 180) -> dict[str, Entry]:
@@ -231,7 +234,7 @@ def run_one(
     ``clock`` tells the seconds of learning. ``stream`` is by default one of the source's classes, in groups.
     """
     title = f"{line.name}, memory {memory}, seed {seed}"
-    stream = stream or class_incremental(source, setting.tasks, seed=seed)
+    stream = stream or class_incremental(source, setting.tasks, setting.order, seed)
     learner = (build or _learner)(source, setting, line, memory, seed)
     readings = line.readings(setting)
     matrices: dict[str, list[list[float | None]]] = {name: [] for name in readings}

@@ -38,8 +38,13 @@ def continual(
     memory: Annotated[str | None, typer.Option(help="sizes; by default 200,500,1000, for 100 classes 1000")] = None,
     seeds: Annotated[int, typer.Option(help="how many, from 0 on", min=1)] = 1,
     tasks: Annotated[int | None, typer.Option(help="by default 5, for 100 classes 10", min=1)] = None,
+    order: Annotated[
+        str, typer.Option(help="table 1: of the classes, natural or seeded: drawn anew for each seed")
+    ] = "natural",
     quick: Annotated[bool, typer.Option("--quick", help="250 + 50 samples of each class, the smallest memory")] = False,
-    most: Annotated[int | None, typer.Option(help="samples of each class, at most; a fifth as many held out", min=1)] = None,
+    most: Annotated[
+        int | None, typer.Option(help="samples of each class, at most; a fifth as many held out", min=1)
+    ] = None,
     backbone: Annotated[str, typer.Option(help="table 2: the pretrained backbone")] = "tf_efficientnet_lite0",
     weights: Annotated[Path | None, typer.Option(help="table 2: its safetensors file; by default fetched")] = None,
     size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees", min=1)] = 224,
@@ -66,7 +71,7 @@ def continual(
     source = into_memory(thinned(source) if quick else thinned_to(source, most))
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
-    setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick, average=average)
+    setting = Setting(tasks=tasks or (10 if many else min(5, classes)), quick=quick, average=average, order=order)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
     lines = entries(candidates=300 if many else 180)
     chosen = (methods or _TABLE_1).split(",")
@@ -78,7 +83,7 @@ def continual(
     whole = not quick and most is None
     found = summary(rows, dataset if whole else None)
     name = dataset if dataset and whole else source.name
-    what = f"{name}, {setting.tasks} tasks, one pass{', thinned out' if quick else ''}"
+    what = f"{name}, {setting.tasks} tasks, {order} order of classes, one pass{', thinned out' if quick else ''}"
     finish(what, as_markdown(found), {"seeds": list(range(seeds)), "rows": found}, json)
 
 

@@ -154,6 +154,13 @@ def test_nothing_to_learn_from_yet(begin, tmp_path):
     assert campaign.search.notes() == [] and {each.why for each in campaign.ask()} == {"improve"}
 
 
+def test_a_batch_larger_than_the_pool_is_all_that_is_open(begin, columns):
+    campaign = begin(columns, inputs="columns")
+    open_rows = campaign.search.open_rows().tolist()
+    proposals = campaign.ask(10**9)  # as many turns would take hours
+    assert sorted(each.row for each in proposals) == open_rows
+
+
 def test_an_exhausted_pool_proposes_nothing(begin, tmp_path):
     pool = tmp_path / "small.csv"
     pool.write_text("T,y\n1,1\n2,2\n3,3\n4,\n")

@@ -47,12 +47,23 @@ def test_from_a_pool_to_the_second_batch(columns, tmp_path):
         (["POOL"], "needs --target COLUMN and --run RUN"),
         (["POOL", "--target", "y", "--run", "r", "--limit", "T=3"], "expected COLUMN<=NUMBER"),
         (["POOL", "--target", "y", "--run", "r", "--batch", "0"], "setting batch is 0"),
-        (["FOLDER", "--target", "y"], "--target was settled"),
+        (["FOLDER", "--target", "y"], "is not a discovery run"),
         (["FOLDER"], "is not a discovery run"),
+        (["NOTHING", "--target", "y", "--run", "r"], "there is no "),
+        (["POOL", "--target", "y", "--target", "y", "--run", "r"], "the target 'y' is given twice"),
+        (["POOL", "--target", "y", "--target", "y:min", "--run", "r"], "the target 'y' is given twice"),
+        (["POOL", "--target", "y", "--run", "r", "--limit", "T<=1e999"], "setting limits.0.bound is inf"),
+        (["POOL", "--target", "y", "--run", "r", "--cost", "y"], "cost is 'y', which is a target"),
+        (["POOL", "--target", "y", "--run", "r", "--ignore", "y"], "ignore is 'y', which is a target"),
+        (["POOL", "--target", "y", "--run", "r", "--name", "y"], "name is 'y', which is a target"),
+        (["POOL", "--target", "y", "--run", "r", "--cost", "salt"], "'salt' holds no cost above 0 for any candidate"),
+        (["POOL", "--target", "y", "--run", "r", "--inputs", "columns", "--column", "T"], "column is 'T', but with"),
+        (["POOL", "--target", "y", "--run", "r", "--results", "NOTHING"], "there is no such file"),
+        (["POOL", "--target", "y", "--run", "r", "--serve", "--json"], "leave one of them out"),
     ],
 )
 def test_bad_use_gets_one_line(columns, tmp_path, arguments, message):
-    places = {"POOL": columns, "FOLDER": tmp_path, "r": tmp_path / "r"}
+    places = {"POOL": columns, "FOLDER": tmp_path, "r": tmp_path / "r", "NOTHING": tmp_path / "nothing.csv"}
     said = discover(*(places.get(each, each) for each in arguments))
     assert isinstance(said.exception, EverlearnError) and message in str(said.exception)
     assert not (tmp_path / "r").exists()
@@ -83,3 +94,39 @@ def test_bad_rows_are_named_and_the_campaign_goes_on(molecules, tmp_path):
     assert told["told"]["learned"] == 1 and len(told["proposals"]) == 8
     assert [each["row"] for each in told["aside"] if each["file"] == "results.csv"] == [3, 4]
     assert first not in {each["candidate"] for each in told["proposals"]}
+
+
+def test_settings_that_a_campaign_was_not_begun_with_are_refused(columns, tmp_path):
+    run = tmp_path / "run"
+    words = ["--target", "y", "--ignore", "salt", "--limit", "T<=9", "--seed", 3]
+    assert discover(columns, *words, "--run", run, "--batch", 2, "--no-reasons").exit_code == 0
+    held = (run / "campaign.toml").read_bytes()
+    for given, message in (
+        (["--minimise"], "--target is y:min, and {run} was begun with y:max; leave --target out"),
+        (["--target", "y:min"], "--target is y:min"),
+        (["--target", "T"], "--target is T:max"),
+        (["--ignore", "T"], "--ignore is T, and {run} was begun with salt"),
+        (["--limit", "T<=5"], "--limit is T<=5, and {run} was begun with T<=9"),
+        (["--seed", 4], "--seed is 4, and {run} was begun with 3"),
+        (["--cost", "T"], "--cost is T, and {run} was begun with none"),
+        (["--inputs", "columns"], "--inputs is columns"),
+        (["--run", run], "--run is for a new campaign"),
+        (["--serve", "--batch", 2], "leave it out with --serve"),
+        (["--seed", -1], "setting seed is -1"),
+    ):
+        said = discover(run, *given)
+        assert isinstance(said.exception, SettingError) and message.format(run=run) in str(said.exception), given
+    assert discover(run, *words, "--no-reasons").exit_code == 0
+    assert (run / "campaign.toml").read_bytes() == held
+
+
+def test_runs_of_other_kinds_are_told_apart(columns, tmp_path):
+    learner, pretraining = tmp_path / "learner", tmp_path / "pretraining"
+    for run, text in ((learner, "[data]\nsource = 'x'\n"), (pretraining, "[model]\n[train]\n")):
+        run.mkdir()
+        (run / "config.toml").write_text(text)
+    assert "is a run of a learner, not a campaign; expected everlearn report" in str(discover(learner).exception)
+    assert "expected everlearn pretrain --resume" in str(discover(pretraining).exception)
+    said = discover(columns, "--target", "y", "--run", learner)
+    assert "holds a run already, which is no campaign; choose another directory" in str(said.exception)
+    assert sorted(file.name for file in learner.iterdir()) == ["config.toml"]

@@ -52,6 +52,24 @@ def test_columns_are_numbers_or_levels(tmp_path):
     assert pool.candidates[0].name == "row 2"
 
 
+def test_a_row_with_more_cells_than_columns_is_kept_aside_in_pools_and_results(tmp_path):
+    pool = read(tmp_path, "T,y\n1,2\n2,3,4\n3,4,,\n")
+    reason = "it has 3 cells for 2 columns; quote what holds a comma"
+    assert [str(each) for each in pool.aside] == [f"row 3: {reason}"]
+    assert [candidate.name for candidate in pool.candidates] == ["row 2", "row 4"]
+    (tmp_path / "results.csv").write_text("candidate,y\nrow 2,2,5\nrow 4,2\n", encoding="utf-8")
+    entries, aside = read_results(tmp_path / "results.csv", pool, CampaignConfig.of(Y))
+    assert [row for row, _ in entries] == [3] and [str(each) for each in aside] == [f"row 2: row 2: {reason}"]
+
+
+def test_numbers_too_large_to_square_are_kept_aside(tmp_path):
+    pool = read(tmp_path, "T,y\n1e300,1\n2,1e101\n3,1\n4,1e99\n")
+    assert [str(each) for each in pool.aside] == [
+        "row 2: T: '1e300' is beyond 1e+100; give smaller numbers, in another unit",
+        "row 3: y: '1e101' is beyond 1e+100; give smaller numbers, in another unit",
+    ]
+
+
 def test_names_are_used_and_must_differ(tmp_path):
     pool = read(tmp_path, "id,T,y\na,1,1\nb,2,\na,3,\n")
     assert [candidate.name for candidate in pool.candidates] == ["a", "b"]
@@ -85,6 +103,7 @@ def test_packed_semicolons_and_byte_order_mark(tmp_path):
         ("T,z\n1,2\n", {}, SettingError, "has no column 'y'; it has T, z"),
         ("T,y\n1,2\n", {"inputs": "smiles"}, SettingError, "no column named smiles; name it with --column"),
         ("T,y\n1,2\n", {"cost": "price"}, SettingError, "has no column 'price'"),
+        ('T,y\n"1,2\n3,4\n', {}, DataError, "line 3: unexpected end of data; close the quotes"),
     ],
 )
 def test_a_pool_that_cannot_be_used_gets_one_line(tmp_path, text, settings, error, message):

@@ -13,13 +13,27 @@ from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.serve import serve
-from everlearn.discovery import Campaign, CampaignConfig, Proposal, Told, report_campaign, write_proposals
+from everlearn.discovery import (
+    Campaign,
+    CampaignConfig,
+    Limit,
+    Proposal,
+    Target,
+    Told,
+    report_campaign,
+    write_proposals,
+)
 from everlearn.discovery.reason import Reason
-from everlearn.errors import SettingError
+from everlearn.discovery.tables import read_table
+from everlearn.errors import DataError, SettingError
 
 Verb = typer.Option
 _LIMIT = re.compile(r"^\s*(.+?)\s*(<=|>=)\s*([-+0-9.eE]+)\s*$")
 _SHOWN = 10
+_SETTLED = {
+    "targets": "--target", "inputs": "--inputs", "column": "--column", "identity": "--name", "ignore": "--ignore",
+    "limits": "--limit", "cost": "--cost", "structures": "--structures", "stability": "--stability", "seed": "--seed",
+}  # fmt: skip
 
 
 def discover(
@@ -48,44 +62,36 @@ def discover(
     ] = None,
     run: Annotated[Path | None, Verb(help="directory of the new campaign")] = None,
     results: Annotated[Path | None, Verb(help="what the laboratory found (CSV): learned before proposing")] = None,
-    batch: Annotated[int | None, Verb(help="candidates of a batch")] = None,
+    batch: Annotated[int | None, Verb(help="candidates of a batch; of a new campaign, of all its batches; 8")] = None,
     enumerate: Annotated[
-        int | None, Verb(help="add as many neighbours of the best molecules or compositions to the pool, at most")
+        int | None,
+        Verb(
+            min=1, max=100_000, help="add as many neighbours of the best molecules or compositions to the pool, at most"
+        ),
     ] = None,
     reasons: Annotated[bool, Verb(help="say why, measure the reasons and write the report")] = True,
     page: Annotated[
         bool, Verb("--serve", help="open the campaign's page, to accept, reject and enter results there")
     ] = False,
-    seed: Annotated[int, Verb(help="of everything drawn")] = 0,
+    seed: Annotated[int | None, Verb(help="of everything drawn; 0")] = None,
     json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
     """Propose what to measure next, and why: POOL.csv --target COLUMN --run RUN, then RUN --results RESULTS.csv."""
+    if json and page:
+        raise SettingError("--json prints the batch and --serve shows it on a page; leave one of them out")
+    given = {
+        "targets": [_target(text, minimise) for text in target] if target else None, "inputs": inputs,
+        "column": column, "identity": name, "ignore": ignore or None,
+        "limits": [_limit(text) for text in limit] if limit else None, "cost": cost, "structures": structures,
+        "stability": stability, "seed": seed,
+    }  # fmt: skip
+    given = {setting: value for setting, value in given.items() if value is not None}
     if source.is_dir():
-        begun = {
-            "--target": target,
-            "--inputs": inputs,
-            "--column": column,
-            "--name": name,
-            "--limit": limit,
-            "--cost": cost,
-            "--structures": structures,
-            "--stability": stability,
-        }
-        given = next((option for option, value in begun.items() if value is not None), "--run" if run else None)
-        if given:
-            raise SettingError(f"{given} was settled when {source} was begun; leave it out, or begin another campaign")
-        campaign = Campaign.open(source)
+        if page and batch is not None:
+            raise SettingError("--batch is for the batch that is printed; leave it out with --serve")
+        campaign = _begun(source, given, minimise, run)
     else:
-        if not target or run is None:
-            raise SettingError(
-                "a new campaign needs --target COLUMN and --run RUN; to go on with one give its directory"
-            )
-        config = CampaignConfig.of({
-            "targets": [_target(text, minimise) for text in target], "inputs": inputs, "column": column,
-            "identity": name, "ignore": ignore or [], "limits": [_limit(text) for text in limit or []], "cost": cost,
-            "structures": structures, "stability": stability, "batch": 8 if batch is None else batch, "seed": seed,
-        })  # fmt: skip
-        campaign = Campaign.create(run, source, config)
+        campaign = _new(source, given, batch, run, results)
     with campaign:
         told = None if results is None else campaign.tell_file(results)
         if enumerate is not None:
@@ -96,6 +102,46 @@ def discover(
             _propose(campaign, batch, reasons, told, json)
     if page:
         serve(campaign.path)
+
+
+def _new(source: Path, given: dict[str, Any], batch: int | None, run: Path | None, results: Path | None) -> Campaign:
+    """A new campaign; what it is to learn first is read before anything is written."""
+    if not source.exists():
+        raise DataError(f"there is no {source}; expected a table of candidates (CSV), or the directory of a campaign")
+    if "targets" not in given or run is None:
+        raise SettingError("a new campaign needs --target COLUMN and --run RUN; to go on with one give its directory")
+    if results is not None:
+        read_table(results)
+    return Campaign.create(run, source, CampaignConfig.of(given | ({} if batch is None else {"batch": batch})))
+
+
+def _begun(source: Path, given: dict[str, Any], minimise: bool, run: Path | None) -> Campaign:
+    """The campaign of a directory; settings that it was not begun with are refused."""
+    held = CampaignConfig.load(source / "campaign.toml")
+    if run is not None:
+        raise SettingError(f"--run is for a new campaign, and {source} is one that was begun; leave it out")
+    if minimise and "targets" not in given:
+        given["targets"] = [{"name": each.name, "minimise": True} for each in held.targets]
+    asked = CampaignConfig.of(held.model_dump() | given) if given else held
+    for setting, option in _SETTLED.items():
+        begun, now = getattr(held, setting), getattr(asked, setting)
+        if now != begun:
+            raise SettingError(
+                f"{option} is {_words(now)}, and {source} was begun with {_words(begun)}; leave {option} out to go on "
+                "with it, or begin another campaign with --run"
+            )
+    return Campaign.open(source)
+
+
+def _words(value: Any) -> str:
+    """A setting as a person gives it."""
+    if isinstance(value, tuple):
+        return ", ".join(map(_words, value)) or "none"
+    if isinstance(value, Target):
+        return f"{value.name}:{'min' if value.minimise else 'max'}"
+    if isinstance(value, Limit):
+        return f"{value.column}{value.sign}{value.bound:g}"
+    return "none" if value is None else str(value)
 
 
 def _propose(campaign: Campaign, batch: int | None, reasons: bool, told: Told | None, json: bool) -> None:

@@ -5,8 +5,8 @@ from everlearn.discovery.config import CampaignConfig, Limit, Target
 from everlearn.discovery.entries import Decision, Telling
 from everlearn.discovery.page import report_campaign, write_proposals
 from everlearn.discovery.pool import Aside, Measurement
+from everlearn.discovery.proposal import Outlook, Proposal
 from everlearn.discovery.reason import Reason
-from everlearn.discovery.search import Outlook, Proposal
 
 __all__ = [
     "Aside",

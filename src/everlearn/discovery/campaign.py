@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +16,20 @@ from types import TracebackType
 
 from filelock import FileLock
 
+from everlearn.discovery import directory
 from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Decision, Entries, Telling
-from everlearn.discovery.needs import need
 from everlearn.discovery.neighbours import neighbours_of
-from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool, read_pool
+from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool
+from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Reason
 from everlearn.discovery.reasons import explain
 from everlearn.discovery.results import measurements, read_results, unknown
-from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.search import Search
 from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
-from everlearn.discovery.structures import table_text
 from everlearn.errors import DataError, RunError, SettingError
-from everlearn.runs.lock import check_directory, locked
+from everlearn.runs.lock import locked
 
 
 @dataclass(frozen=True)
@@ -66,40 +65,38 @@ class Campaign:
         self._lock = lock
         self.pool: Pool = open_pool(path / "pool.csv", config)
         self.entries = Entries(path / "journal.sqlite")
-        self.pool.extend(self.entries.enumerated())
+        try:
+            directory.check_journal(path, config, self.entries)
+            self.pool.extend(self.entries.enumerated())
+        except BaseException:
+            self.entries.close()
+            raise
         self._search: Search | None = None
 
     @classmethod
     def create(cls, path: Path | str, pool: Path | str, config: CampaignConfig) -> Campaign:
         """Begin a campaign in a directory that holds none yet; the pool is checked before anything is written."""
         path, pool = Path(path), Path(pool)
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; a run needs a directory")
-        for taken in ("campaign.toml", "config.toml"):
-            if (path / taken).exists():
-                raise RunError(
-                    f"{path} holds a run already; go on with everlearn discover {path}, or choose another directory"
-                )
-        if config.stability is not None:
-            need("chgnet", "crystals")
-        open_pool(pool, config)
+        directory.check_new(path, pool, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = locked(path)
-            _copy(pool, path / "pool.csv", config)
-            beside = path / ".campaign.toml"
-            beside.write_text(config.dump(), encoding="utf-8")
-            beside.rename(path / "campaign.toml")
         except OSError as error:
             raise RunError(f"cannot make the run's directory {path}: {error.strerror or error}") from error
-        return cls(path, config, lock)
+        lock = locked(path)
+        try:
+            return cls(path, directory.write_new(path, pool, config), lock)
+        except OSError as error:
+            lock.release()
+            raise RunError(f"cannot write to the run's directory {path}: {error.strerror or error}") from error
+        except BaseException:
+            lock.release()
+            raise
 
     @classmethod
     def open(cls, path: Path | str) -> Campaign:
-        """Open a campaign that is there."""
+        """Open a campaign that is there, with all that it was begun with."""
         path = Path(path)
-        check_directory(path)
-        config = CampaignConfig.load(path / "campaign.toml")
+        config = directory.check_files(path)
         lock = locked(path)
         try:
             return cls(path, config, lock)
@@ -302,18 +299,3 @@ class Campaign:
             return Told(0, again=True)
         repeats = len(good) - len({each.candidate for each in good} - known)
         return Told(len(good), repeats, aside)
-
-
-def _copy(pool: Path, to: Path, config: CampaignConfig) -> None:
-    """Plain text beside, then a rename: the run does not change when the pool's file, or a structure's, does."""
-    import gzip
-
-    beside = to.with_name(f".{to.name}")
-    if config.structures is not None:
-        beside.write_text(table_text(*read_pool(pool, config)), encoding="utf-8")
-    elif pool.suffix == ".gz":
-        with gzip.open(pool, "rb") as packed, beside.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    else:
-        shutil.copyfile(pool, beside)
-    beside.rename(to)

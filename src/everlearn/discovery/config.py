@@ -15,7 +15,7 @@ Inputs = Literal["smiles", "composition", "columns"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Target(_Part):
@@ -59,6 +59,7 @@ class CampaignConfig(_Part):
     )
     batch: int = Field(8, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
+    pool: str = Field("", description="SHA-256 of pool.csv, entered when the campaign is begun")
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> CampaignConfig:
@@ -69,6 +70,7 @@ class CampaignConfig(_Part):
             raise SettingError(first_fault(error)) from error
         if config.stability is not None and config.structures is None:
             raise SettingError("stability is judged by structures; name their column with structures (--structures)")
+        config._check_columns()
         return config
 
     @classmethod
@@ -77,7 +79,8 @@ class CampaignConfig(_Part):
         try:
             return cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            raise RunError(f"{file.parent} is not a discovery run: it has no {file.name}") from error
+            another = of_another_kind(file.parent)
+            raise RunError(another or f"{file.parent} is not a discovery run: it has no {file.name}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise RunError(f"cannot read {file}: {error}") from error
         except ValidationError as error:
@@ -86,3 +89,31 @@ class CampaignConfig(_Part):
     def dump(self) -> str:
         """The text of ``campaign.toml``."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    def _check_columns(self) -> None:
+        """Refuse a column that is given twice, or two parts that exclude each other."""
+        names = [target.name for target in self.targets]
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise SettingError(f"the target {twice[0]!r} is given twice; give each target once")
+        others = [("column", self.column), ("name", self.identity), ("cost", self.cost)]
+        others += [("structures", self.structures), *(("ignore", name) for name in self.ignore)]
+        if wrong := next((pair for pair in others if pair[1] in names), None):
+            raise SettingError(f"{wrong[0]} is {wrong[1]!r}, which is a target; name another column, or leave it out")
+        if self.inputs == "columns" and self.column is not None:
+            raise SettingError(
+                f"column is {self.column!r}, but with inputs = columns all columns are; leave it out, or name those "
+                "that are no inputs with ignore"
+            )
+
+
+def of_another_kind(folder: Path) -> str | None:
+    """What a directory holds that is no campaign, and which verb reads it; None where it is not known."""
+    try:
+        settings = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if {"model", "train"} <= settings.keys():
+        return f"{folder} is a pretraining run, not a campaign; expected everlearn pretrain --resume {folder}"
+    if "data" in settings:
+        return f"{folder} is a run of a learner, not a campaign; expected everlearn report {folder}, or learn --resume"
+    return None

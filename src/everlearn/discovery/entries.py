@@ -61,6 +61,14 @@ class Entries:
         self.journal = Journal(file)
         self._turn = threading.RLock()
 
+    def begin(self, pool: str) -> None:
+        """Enter that a campaign begins, with the digest of its pool: an emptied journal does not have it."""
+        self._enter("begun", {"pool": pool})
+
+    def begun(self) -> str | None:
+        """Digest of the pool that the campaign was begun with, None where it was never entered, or is lost."""
+        return next((str(each["pool"]) for each, _, _ in self._read("begun")), None)
+
     def tell(
         self, results: Sequence[Measurement], aside: Sequence[Aside], source: str, digest: str | None
     ) -> Telling | None:

@@ -25,6 +25,8 @@ class Limits:
     ----------
     kept : ndarray of bool
         ``[N]``, whether a candidate is within all limits; one whose column holds no number is not.
+    priced : ndarray of bool
+        ``[N]``, whether the column of costs holds one above 0; all False where there is no such column.
     log_cost : ndarray
         ``[N]``; a candidate without a positive cost counts as the median of the others.
     notes : list of str
@@ -46,6 +48,7 @@ class Limits:
     def __init__(self, pool: Pool, config: CampaignConfig) -> None:
         n = len(pool.candidates)
         self.kept: NDArray[np.bool_] = np.ones(n, dtype=bool)
+        self.priced: NDArray[np.bool_] = np.zeros(n, dtype=bool)
         self.log_cost: Array = np.zeros(n)
         self.notes: list[str] = []
         targets = {target.name for target in config.targets}
@@ -56,7 +59,7 @@ class Limits:
                 self._note(f"{limit.column} holds no number", faults, n, "they are not proposed")
         if config.cost:
             values, faults = _numbers(pool.candidates, config.cost)
-            good = values > 0
+            good = self.priced = values > 0
             faults = {c.name: faults.get(c.name, f"it is {v:g}") for c, v in zip(pool.candidates, values) if not v > 0}
             median = float(np.median(values[good])) if good.any() else 1.0
             self.log_cost = np.log(np.where(good, values, median))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "-", "–", "?"})
+LARGEST = 1e100  # beyond which squares and their sums leave what a computer's numbers hold
 _NUMBER = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\s*([^\d\s.,;+\-][^;]*))?$")
 
 
@@ -82,4 +83,6 @@ def number(text: str, unit: str) -> float:
             f"{text.strip()!r} is {f'in {found}' if found else 'without a unit'}, expected "
             f"{unit or 'a number without a unit'} as most rows"
         )
+    if abs(value) > LARGEST:
+        raise ValueError(f"{text.strip()!r} is beyond {LARGEST:g}; give smaller numbers, in another unit")
     return value

@@ -14,8 +14,9 @@ import numpy as np
 from everlearn.discovery import molecules
 from everlearn.discovery.campaign import Campaign
 from everlearn.discovery.features import Rows
+from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Reason
-from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.search import Search
 from everlearn.discovery.view import View, views_of
 from everlearn.report.page import write
 from everlearn.report.pictures import as_written

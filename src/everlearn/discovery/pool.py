@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +9,8 @@ from pathlib import Path
 from everlearn.discovery import compositions, molecules, numbers, structures
 from everlearn.discovery.columns import Column, read_columns
 from everlearn.discovery.config import CampaignConfig, Inputs
-from everlearn.errors import UNREADABLE, DataError, SettingError
+from everlearn.discovery.tables import SURPLUS, read_table
+from everlearn.errors import DataError, SettingError
 
 _SMILES = ("smiles", "canonical_smiles", "isomeric_smiles")
 _FORMULA = ("composition", "formula", "pretty_formula", "reduced_formula")
@@ -114,40 +112,6 @@ class Pool:
         return None
 
 
-def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Columns and rows of a CSV (also ``.gz``); each row with its line's number.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read, or has no header or a column twice.
-    """
-    try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: there is no such file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text; save the table as CSV UTF-8") from error
-    except UNREADABLE as error:
-        raise DataError(f"cannot read {file}: {error}; allow reading it, or copy it anew") from error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if not any(header):
-            raise DataError(f"{file} is empty; expected a header line and one candidate a row")
-        twice = {name for name in header if name and header.count(name) > 1}
-        if twice:
-            raise DataError(f"{file} has the column {min(twice)!r} twice; rename one")
-        rows = []
-        for number, cells in enumerate(reader, start=2):
-            if any(cell.strip() for cell in cells):
-                rows.append((number, dict(zip(header, cells + [""] * (len(header) - len(cells))))))
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}") from error
-    return header, rows
-
-
 def read_pool(file: Path, config: CampaignConfig) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The table as a campaign keeps it: structures are read from their files and held in it."""
     header, rows = read_table(file)
@@ -217,7 +181,7 @@ def _enter(pool: Pool, first: dict[str, tuple[int, Candidate]], row: int, cells:
     try:
         text = cells[pool.column].strip() if pool.column else _joined(cells, pool.columns)
         fault = structures.fault(cells[pool.structures]) if pool.structures else None
-        if fault:
+        if fault := fault or cells.get(SURPLUS):
             raise ValueError(fault)
         if not text.strip(" ;"):
             raise ValueError(f"{pool.column or 'every input column'} is empty")
@@ -280,8 +244,3 @@ def _joined(cells: dict[str, str], columns: Sequence[Column]) -> str:
 def _described(header: Sequence[str], pool: Pool, config: CampaignConfig) -> list[str]:
     left_out = {target.name for target in config.targets} | {pool.identity, config.cost, *config.ignore}
     return [name for name in header if name and name not in left_out]
-
-
-def _delimiter(text: str) -> str:
-    head = text.split("\n", 1)[0]
-    return max(",;\t", key=head.count)

@@ -17,8 +17,9 @@ import torch
 from everlearn.discovery.ensemble import Ensemble
 from everlearn.discovery.features import Array
 from everlearn.discovery.masks import Mask, Masker, MoleculeMasker, Part, masker_of
+from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Case, Check, Effect, Reason
-from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.search import Search
 from everlearn.discovery.words import words
 from everlearn.explainers.otsu import otsu_threshold
 from everlearn.metrics.verdict import verdict

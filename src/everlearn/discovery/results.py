@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from everlearn.discovery.config import CampaignConfig
-from everlearn.discovery.pool import Aside, Measurement, Pool, read_table, values_of
+from everlearn.discovery.pool import Aside, Measurement, Pool, values_of
+from everlearn.discovery.tables import SURPLUS, read_table
 from everlearn.errors import DataError, SettingError
 
 
@@ -69,6 +70,8 @@ def read_results(file: Path, pool: Pool, config: CampaignConfig) -> tuple[list[t
             aside.append(Aside(row, unknown(pool, shown)))
             continue
         try:
+            if SURPLUS in cells:
+                raise ValueError(cells[SURPLUS])
             values = values_of(cells, pool.units)
         except ValueError as error:
             aside.append(Aside(row, f"{candidate}: {error}"))

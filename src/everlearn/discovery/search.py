@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from everlearn.discovery.featurisers import featuriser_of
 from everlearn.discovery.limits import Limits
 from everlearn.discovery.pareto import undominated, weighed
 from everlearn.discovery.pool import Measurement, Pool
+from everlearn.discovery.proposal import Outlook, Proposal
 from everlearn.discovery.scores import Scores
 from everlearn.discovery.surrogate import Surrogate
 
@@ -24,44 +24,6 @@ _FIT = 256  # measured rows that the surrogate's parameters are fitted on; all a
 _FEWEST = 3  # distinct candidates with distinct values, below which nothing can be learned
 _EVERY = 8  # measurements, of which one is chosen for what it tells of the pool, not for its own value
 _INTERVAL = float(norm.ppf(0.9))  # an 80 % interval
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is expected of a candidate for one target: median and 80 % interval, in the target's own unit."""
-
-    value: float
-    low: float
-    high: float
-    z: float
-    deviation: float
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A candidate to measure next.
-
-    Attributes
-    ----------
-    candidate, text : str
-        Its name, and its SMILES, formula or values.
-    row : int
-        Its place in the pool.
-    outlook : dict
-        What is expected, by target; empty while nothing can be learned yet.
-    chance : float or None
-        Probability that it beats the best measured one (of the first target).
-    why : str
-        ``"spread"`` while nothing is learned, ``"improve"`` after, ``"learn"`` of one chosen for what it tells of the
-        pool.
-    """
-
-    candidate: str
-    text: str
-    row: int
-    outlook: dict[str, Outlook]
-    chance: float | None
-    why: str
 
 
 class Search:
@@ -138,7 +100,8 @@ class Search:
     def propose(self, n: int) -> list[Proposal]:
         """The next n candidates; fewer where no more are open."""
         rows = self.open_rows()
-        if len(rows) == 0:
+        n = min(n, len(rows))
+        if n == 0:
             return []
         if not self._surrogates:
             chosen = spread_batch(Surrogate(self.features), rows, self.tried + self.pending, n, self.config.seed)

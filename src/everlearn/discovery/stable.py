@@ -10,7 +10,8 @@ from typing import Any
 from everlearn.discovery import compositions
 from everlearn.discovery.entries import Entries
 from everlearn.discovery.pool import Pool
-from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.proposal import Proposal
+from everlearn.discovery.search import Search
 from everlearn.discovery.stability import Relaxed, element, relax, stability_of
 from everlearn.discovery.structures import load, prototype
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from everlearn.discovery import compositions
 from everlearn.discovery.needs import need
+from everlearn.discovery.tables import SURPLUS
 
 FORMULA = "formula"
 """Column that is made of the structures where the table names no formula."""
@@ -35,7 +36,7 @@ def with_structures(
     Parameters
     ----------
     header, rows : list
-        As `everlearn.discovery.pool.read_table` gives them.
+        As `everlearn.discovery.tables.read_table` gives them.
     column : str
         Of the structures.
     folder : Path
@@ -48,6 +49,8 @@ def with_structures(
         text = cells[column].strip()
         if text:
             try:
+                if SURPLUS in cells:
+                    raise ValueError(cells[SURPLUS])
                 text = text if _is_kept(text) else dump(load(text, folder))
             except ValueError as error:
                 text = json.dumps({"error": str(error)})

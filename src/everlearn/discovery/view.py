@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from everlearn.discovery.campaign import Campaign
+from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Case, Reason
-from everlearn.discovery.search import Proposal
 
 View = dict[str, Any]
 

@@ -5,8 +5,9 @@ The words never claim more than the check: only a supported part is given as wha
 
 from __future__ import annotations
 
+from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Case, Check, Reason
-from everlearn.discovery.search import Proposal, Search
+from everlearn.discovery.search import Search
 
 
 def words(search: Search, proposal: Proposal, reason: Reason, k: int = 0) -> str:

@@ -19,7 +19,7 @@ def test_a_line_cut_off_is_written_anew(tmp_path):
 def test_what_holds_no_results_is_refused_and_kept(tmp_path, held):
     file = tmp_path / "letter.txt"
     file.write_bytes(held)
-    with pytest.raises(RunError, match="letter.txt.*--results"):
+    with pytest.raises(RunError, match=r"letter\.txt.*--results"):
         read_rows(file)
     assert file.read_bytes() == held
 

@@ -120,7 +120,7 @@ def test_a_key_stands_for_the_same_results(begin, columns):
     one, other = names(campaign.ask(2))
     campaign.tell({one: 1.0}, key="a key")
     for results in ({other: 1.0}, {one: 2.0}, {one: 1.0, other: 1.0}, {"no such": 1.0}):
-        with pytest.raises(DataError, match="the key 'a key' is told already with other results, as entry 1; expected"):
+        with pytest.raises(DataError, match="the key 'a key' is told already with other results, as entry 2; expected"):
             campaign.tell(results, key="a key")
     assert campaign.tell({one: 1}, key="a key").again and len(campaign.told) == 1
 

@@ -69,7 +69,7 @@ def test_a_journal_without_its_campaign_is_not_taken_over(run, begin, columns):
 
 def test_a_read_only_campaign_says_what_to_do(run, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    with pytest.raises(RunError, match="is read-only.*copy it to where you may write"):
+    with pytest.raises(RunError, match=r"is read-only.*copy it to where you may write"):
         Campaign.open(run)
 
 

@@ -30,6 +30,8 @@ from everlearn.scaling.plan.validate import UNITS, Validation, validate
 
 console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 150)
 
+_SHORTEST, _LONGEST = 0.001, 1e6  # days
+
 
 def plan(
     config: Annotated[
@@ -40,7 +42,7 @@ def plan(
         str | None, Option(help="of the run, such as 13T; by default 20 for each active parameter")
     ] = None,
     budget: Annotated[str | None, Option(help="money for the run in USD, such as 5M")] = None,
-    days: Annotated[float | None, Option(help="days for the run")] = None,
+    days: Annotated[float | None, Option(help=f"days for the run, at most {_LONGEST:,.0f}")] = None,
     batch_: Annotated[
         str | None,
         Option(
@@ -59,6 +61,8 @@ def plan(
 ) -> None:
     """Plan the training of CONFIG on a cluster: memory, time, cost and failures of each layout, the best explained."""
     if validate_ is not None:
+        if config is not None or cluster is not None:
+            raise SettingError("--validate predicts the rows of its file; leave CONFIG and --cluster out")
         _validated(validate(validate_), json)
         return
     if config is None or cluster is None:
@@ -68,11 +72,14 @@ def plan(
         raise SettingError(f"stack is {stack!r}; expected one of {', '.join(STACKS)}")
     if precision is not None and precision not in PRECISIONS:
         raise SettingError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    if top < 1 or (days is not None and days <= 0):
-        raise SettingError(f"top is {top} and days {days}; expected 1 or more, and above 0")
-    asked = amount(tokens, "tokens") if tokens else 20.0 * request.shape.active_parameters
-    money = amount(budget, "budget") if budget else None
-    per_step = amount(batch_, "batch") if batch_ else float(request.global_batch * request.shape.seq_len or USUAL_BATCH)
+    if top < 1:
+        raise SettingError(f"top is {top}; expected 1 or more layouts")
+    if days is not None and not _SHORTEST <= days <= _LONGEST:
+        raise SettingError(f"days is {days:g}; expected {_SHORTEST:g} to {_LONGEST:,.0f} days")
+    asked = amount(tokens, "tokens") if tokens is not None else 20.0 * request.shape.active_parameters
+    money = amount(budget, "budget") if budget is not None else None
+    usual = float(request.global_batch * request.shape.seq_len or USUAL_BATCH)
+    per_step = usual if batch_ is None else amount(batch_, "batch")
     sequences = _sequences(request, machines, per_step, exact=batch_ is None and request.global_batch > 0)
     plans = _plans(request, machines, sequences, stack, precision, json)
     cost = cost_of(plans[0], asked)

@@ -8,7 +8,6 @@ and on the results told alone, so a campaign that was killed goes on as if it ha
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from everlearn.discovery import directory
 from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Decision, Entries, Telling
 from everlearn.discovery.neighbours import neighbours_of
+from everlearn.discovery.numbers import LARGEST
 from everlearn.discovery.pool import Aside, Measurement, Pool, open_pool
 from everlearn.discovery.proposal import Proposal
 from everlearn.discovery.reason import Reason
@@ -283,8 +283,8 @@ class Campaign:
             name = self.pool.find({"candidate": each.candidate})
             if name is None:
                 aside.append(Aside(row, unknown(self.pool, each.candidate)))
-            elif any(value is not None and not math.isfinite(value) for value in each.values):
-                aside.append(Aside(row, f"{name} has a value that is not finite"))
+            elif any(value is not None and not abs(value) <= LARGEST for value in each.values):
+                aside.append(Aside(row, f"{name} has a value that is not finite, or beyond {LARGEST:g}"))
             else:
                 good.append(Measurement(name, each.values))
         aside = sorted(aside, key=lambda each: each.row)

@@ -63,7 +63,7 @@ def test_bad_clusters_are_refused(text, message):
     [
         ("[network]", "[wires]", r"unknown table \[wires\]"),
         ("processors = 80", "", "'processors'; a device needs"),
-        ("processors = 80", "processors = 'many'", "processors is 'many'; expected a number"),
+        ("processors = 80", "processors = 'many'", "processors is 'many'; expected a whole number"),
         ("processors = 80", "processors = 80\ncores = 3", "unknown setting 'cores'"),
         ("hbm_tb_s = 1", "hbm_tb_s = -1", "hbm_tb_s is -1"),
         ("hbm_tb_s = 1", "hbm_tb_s = 0", "hbm_tb_s is 0; expected a number above 0"),

@@ -183,6 +183,7 @@ def test_a_preset_in_a_file_can_be_changed(tmp_path):
     file.write_text("[model]\npreset = 'llama3-8b'\nlayers = 16\n[train]\nseq_len = 4096\nglobal_batch = 32")
     request = read_request(file)
     assert (request.shape.layers, request.shape.seq_len, request.global_batch) == (16, 4096, 32)
+    assert request.shape.attention_layers == request.shape.ffn_layers == 16
 
 
 def test_amounts():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -12,6 +12,8 @@ from typing import Any
 from everlearn.errors import SettingError
 
 PRESETS = Path(__file__).parents[1] / "clusters"
+MOST_DEVICES = 10_000_000
+LARGEST, SMALLEST = 1e9, 1e-9  # of a datasheet's numbers
 MAY_BE_0 = {"tflops_fp8", "tflops_fp4", "watts", "usd_per_hour", "domain_latency_us", "network_latency_us",
             "failures_per_1000_node_days"}  # fmt: skip
 
@@ -138,8 +140,11 @@ def load_cluster(text: str | Path, **changes: Any) -> Cluster:
     (1024, 80)
     """
     name, colon, number = str(text).rpartition(":")
-    if not colon or not number.isdigit() or int(number) < 1:
-        raise SettingError(f"cluster {str(text)!r}; expected DEVICE:NUMBER, such as h100:1024 or mine.toml:256")
+    if not colon or not re.fullmatch("[0-9]{1,8}", number) or not 1 <= int(number) <= MOST_DEVICES:
+        raise SettingError(
+            f"cluster {str(text)!r}; expected DEVICE:NUMBER, such as h100:1024 or mine.toml:256, and at most "
+            f"{MOST_DEVICES:,} devices"
+        )
     return replace(_read(name), devices=int(number), **changes)
 
 
@@ -164,6 +169,11 @@ def _read(name: str) -> Cluster:
         raise SettingError(f"{path.name} is not readable TOML: {error}") from None
     if unknown := sorted(set(table) - {"device", "network"}):
         raise SettingError(f"{path.name}: unknown table [{unknown[0]}]; expected [device] and [network]")
+    for each in ("device", "network"):
+        if not isinstance(table.get(each, {}), dict):
+            raise SettingError(f"{path.name}: {each} is {table[each]!r}; expected a table [{each}]")
+    if told := sorted({"device", "devices"} & set(table.get("network", {}))):
+        raise SettingError(f"{path.name}: {told[0]} in [network]; it is told by [device] and by the :NUMBER behind it")
     device = _fill(Device, {"name": path.stem} | table.get("device", {}), path.name)
     return _fill(Cluster, {"device": device, "devices": 1} | table.get("network", {}), path.name)
 
@@ -172,13 +182,20 @@ def _fill(kind: type, values: dict[str, Any], file: str) -> Any:
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise SettingError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    whole = {field.name for field in fields(kind) if field.type == "int"}
     for key, value in values.items():
-        if key in ("name", "device"):
+        if key == "device":
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and key not in MAY_BE_0):
+        if key == "name":
+            if not isinstance(value, str):
+                raise SettingError(f"{file}: name is {value!r}; expected a text in quotes")
+            continue
+        most = 1 if key.endswith("_efficiency") else LARGEST
+        number = isinstance(value, int if key in whole else int | float) and not isinstance(value, bool)
+        if not number or not (SMALLEST <= value <= most or (value == 0 and key in MAY_BE_0)):
             expected = "of 0 or more" if key in MAY_BE_0 else "above 0"
-            raise SettingError(f"{file}: {key} is {value!r}; expected a number {expected}")
+            kind_of = "whole number" if key in whole else "number"
+            raise SettingError(f"{file}: {key} is {value!r}; expected a {kind_of} {expected}, at most {most:g}")
     try:
         return kind(**values)
     except TypeError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from everlearn.errors import SettingError
 
+LARGEST = 10**9
 PRESETS = Path(__file__).parents[1] / "configs"
 
 
@@ -85,6 +86,19 @@ class ModelShape:
         for name in ("layers", "hidden", "heads", "vocab", "seq_len"):
             if getattr(self, name) < 1:
                 raise SettingError(f"model {self.name}: {name} is {getattr(self, name)}; expected 1 or more")
+        for name, kind in self.__dataclass_fields__.items():
+            least = -1 if name in ("attention_layers", "ffn_layers") else 0
+            if kind.type == "int" and not least <= getattr(self, name) <= LARGEST:
+                raise SettingError(f"model {self.name}: {name} is {getattr(self, name)}; expected 0 to {LARGEST:,}")
+        for name in ("attention_layers", "ffn_layers", "mamba_layers", "dense_layers", "local_layers"):
+            if getattr(self, name) > self.layers:
+                found = f"{name} is {getattr(self, name)} of {self.layers} layers"
+                raise SettingError(f"model {self.name}: {found}; expected as many or fewer")
+        if not self.head_dim and self.hidden < self.heads:
+            raise SettingError(
+                f"model {self.name}: {self.heads} heads of hidden {self.hidden} have no width; give head_dim, or "
+                "fewer heads"
+            )
         set_ = object.__setattr__
         set_(self, "kv_heads", self.kv_heads or self.heads)
         set_(self, "head_dim", self.head_dim or self.hidden // self.heads)
@@ -253,7 +267,10 @@ def load_shape(name: str | Path, **changes: Any) -> ModelShape:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingError(f"{path.name} is not readable TOML: {error}") from None
-    return shape_from(table.get("model", table), path.stem, **changes)
+    model = table.get("model", table)
+    if not isinstance(model, dict):
+        raise SettingError(f"{path.name}: model is {model!r}; expected a table [model]")
+    return shape_from(model, path.stem, **changes)
 
 
 def shape_from(table: dict[str, Any], name: str, **changes: Any) -> ModelShape:

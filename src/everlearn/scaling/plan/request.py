@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import SettingError
+from everlearn.scaling.plan.cluster import MOST_DEVICES
 from everlearn.scaling.plan.config import ModelShape, load_shape, shape_from
 from everlearn.scaling.plan.layout import Layout
 
+_AMOUNT = re.compile(r"\$?\s*((?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d*(?<=[\d.])(?:e[+-]?\d+)?)\s*([kmbt]?)", re.ASCII)
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 TRAINERS_OWN = {"shard", "schedule", "context", "compile"}  # of pretrain's [layout], without effect on a plan
+MOST = 1e18  # of tokens and of dollars, beyond which an amount is a slip of the pen
 USUAL_BATCH = 4_000_000  # tokens of a step, where nothing says
 
 
@@ -76,12 +79,18 @@ def read_request(config: str | Path) -> Request:
     preset = model.pop("preset", None)
     changes = {"seq_len": train["seq_len"]} if train.get("seq_len") else {}
     if preset is not None:
+        if not isinstance(preset, str):
+            raise SettingError(f"{path.name}: preset is {preset!r}; expected a preset's name, or a TOML file's")
         known = load_shape(preset)
-        shape = shape_from({f.name: getattr(known, f.name) for f in fields(known)} | model | changes, path.stem)
+        told = {f.name: getattr(known, f.name) for f in fields(known)}
+        for name in ("attention_layers", "ffn_layers"):
+            if told[name] == known.layers:
+                del told[name]  # of all layers, however many these become
+        shape = shape_from(told | model | changes, path.stem)
     else:
         shape = shape_from(model | changes, path.stem)
     batch = train.get("global_batch", 0)
-    if type(batch) is not int or batch < 0:
+    if type(batch) is not int or not 0 <= batch <= MOST:
         raise SettingError(f"{path.name}: global_batch is {batch!r}; expected a whole number of sequences")
     return Request(shape, batch, _layout(_table(table, "layout", path.name), path.name), preset)
 
@@ -102,6 +111,9 @@ def _layout(table: dict[str, Any], file: str) -> dict[str, Any]:
     for name, value in table.items():
         if name in known and (type(value) is not type(known[name])):
             raise SettingError(f"{file}: layout {name} is {value!r}; expected {type(known[name]).__name__}")
+    for name in ("dp", "tp", "pp", "vpp", "cp", "ep", "micro_batch"):
+        if name in table and not (0 if name == "dp" else 1) <= table[name] <= MOST_DEVICES:
+            raise SettingError(f"{file}: layout: {name} is {table[name]}; expected 1 or more")
     if table.get("precision") == "fp32":
         raise SettingError(f"{file}: layout precision is 'fp32'; the planner plans bf16 and narrower, so set bf16")
     return {name: value for name, value in table.items() if name in known and name != "global_batch"}
@@ -115,13 +127,12 @@ def amount(text: str, what: str) -> float:
     >>> amount("13T", "tokens"), amount("$2.5M", "budget")
     (13000000000000.0, 2500000.0)
     """
-    found = re.fullmatch(r"\$?\s*([0-9.]+(?:e[+-]?\d+)?)\s*([kmbt]?)", text.strip().lower().replace(",", ""))
-    try:
-        value = float(found.group(1)) * UNITS[found.group(2)] if found else 0.0
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise SettingError(f"{what} is {text!r}; expected a number above 0, such as 13T, 450B or 2.5e12")
+    found = _AMOUNT.fullmatch(text.strip().lower())
+    value = float(found.group(1).replace(",", "")) * UNITS[found.group(2)] if found else 0.0
+    if not 0 < value <= MOST:
+        raise SettingError(
+            f"{what} is {text!r}; expected a number above 0, such as 13T, 450B or 2.5e12, and at most {MOST:g}"
+        )
     return value
 
 

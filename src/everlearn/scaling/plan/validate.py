@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -95,7 +96,10 @@ def validate(path: str | Path) -> Validation:
             refused.append(case)
             continue
         try:
-            comparisons += compare(case)
+            found = compare(case)
+            if wrong := next((c for c in found if not 0 < c.published < inf or not isfinite(c.error)), None):
+                raise SettingError(f"{wrong.metric} is {wrong.published:g}, predicted {wrong.predicted:g}")
+            comparisons += found
             if not case.published:
                 unmeasured.append(_alone(case))
         except (ArithmeticError, SettingError) as error:

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from everlearn.cli.main import app
@@ -13,7 +14,7 @@ from everlearn.models.language import LanguageConfig
 from everlearn.scaling import parity_run
 from everlearn.scaling.mesh import check, complete
 from everlearn.scaling.parallelise import shards
-from everlearn.scaling.parity import Row, compare, layouts, trace
+from everlearn.scaling.parity import Row, Trace, compare, layouts, trace
 from everlearn.scaling.parity_run import run
 from everlearn.scaling.pipeline import blocks_of
 from everlearn.scaling.settings import Layout
@@ -141,3 +142,35 @@ def test_stages_hold_every_block_once_and_in_order(layers, stages):
     assert [block for part in parts for block in part] == list(range(layers))
     if (layers + 2) % stages == 0 and stages > 4:
         assert all(len(part) == (layers + 2) // stages for part in parts[1:-1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"processes": 65}, "65 processes; expected 1 to 64 on one machine"),
+        ({"processes": 10**15}, "expected 1 to 64 on one machine"),
+        ({"processes": 2, "timeout": float("nan")}, "timeout is nan; expected 1 to 1e[+]06 seconds"),
+        ({"processes": 2, "timeout": float("inf")}, "timeout is inf"),
+        ({"processes": 2, "timeout": -5.0}, "timeout is -5"),
+        ({"processes": 2, "inject": float("nan")}, "inject is nan; expected a number between"),
+        ({"processes": 2, "inject": 1e300}, "inject is 1e[+]300"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_process_starts(settings, message):
+    with pytest.raises(SettingError, match=message):
+        parity_run.run(**settings)
+
+
+def test_a_refusal_is_one_line_without_the_table_s_head(capsys):
+    assert "timeout is nan" in str(CliRunner().invoke(app, ["parity", "--timeout", "nan"]).exception)
+    assert "errors after" not in capsys.readouterr().err
+
+
+def test_errors_that_are_no_numbers_never_pass():
+    nan = float("nan")
+    for errors in ((0.0, nan, 0.0), (0.0, 0.0, nan), (nan, 0.0, 0.0)):
+        assert not Row("dense", "dp2", *errors).passed
+    same, lost = torch.ones(2), torch.full((2,), nan)
+    reference = Trace([1.0, 1.0], [1.0, 1.0], {"w": same}, {"w": 2 * same})
+    other = Trace([1.0, nan], [1.0, nan], {"w": same}, {"w": lost})
+    assert compare(reference, other) == (float("inf"),) * 3

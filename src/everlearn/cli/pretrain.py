@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from everlearn.errors import RunError, SettingError
+from everlearn.scaling.processes import MOST, check_number
 
 Verb = typer.Option
 
@@ -28,15 +29,23 @@ def pretrain(
         ),
     ] = None,
     resume: Annotated[Path | None, Verb(help="go on with this run; --set may change layout and steps")] = None,
-    processes: Annotated[int, Verb(min=1, help="processes to start on this machine; under torchrun leave it")] = 1,
+    processes: Annotated[
+        int, Verb(min=1, max=MOST, help=f"processes to start on this machine, at most {MOST}; under torchrun leave it")
+    ] = 1,
     groups: Annotated[
-        int, Verb(min=1, help="replica groups of so many processes each: one that dies heals from the others (torchft)")
+        int,
+        Verb(
+            min=1,
+            max=MOST,
+            help="replica groups of so many processes each, at most "
+            f"{MOST} in all: one that dies heals from the others (torchft)",
+        ),
     ] = 1,
     set_: Annotated[
         list[str] | None, Verb("--set", help="a setting, TABLE.NAME=VALUE in TOML; may be given several times")
     ] = None,
     prompt: Annotated[str | None, Verb(help="at the end, go on with this text")] = None,
-    length: Annotated[int, Verb(min=1, help="tokens to add to the prompt")] = 100,
+    length: Annotated[int, Verb(min=1, max=1_000_000, help="tokens to add to the prompt, at most 1,000,000")] = 100,
     export: Annotated[Path | None, Verb(help="at the end, write the weights as safetensors into this folder")] = None,
     json: Annotated[bool, Verb("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
@@ -44,6 +53,7 @@ def pretrain(
     if (resume is None) == (config is None) or (resume is not None and run is not None):
         raise SettingError("expected either CONFIG, for a run of it, or --resume RUN to go on with one")
     folder = resume or run or Path("runs") / config.stem  # type: ignore[union-attr]
+    _check(folder, resume is not None, prompt, export, processes * groups)
     started = "WORLD_SIZE" in os.environ
     if groups > 1 and not started and "REPLICA_GROUP_ID" not in os.environ:
         _groups(config or folder / "config.toml", set_ or [], groups)
@@ -53,10 +63,7 @@ def pretrain(
 
         launch(["-m", "everlearn.cli", *sys.argv[1:]], processes)
         return
-    file = config or folder / "config.toml"
-    if resume is not None and not file.exists():
-        raise SettingError(f"{folder} is not a run: it has no config.toml")
-    settings = _with(file, set_ or [])
+    settings = _with(config or folder / "config.toml", set_ or [])
     from everlearn.scaling import processes as process_group
 
     with process_group.together(folder) as (rank, world):
@@ -66,6 +73,25 @@ def pretrain(
         _train(settings, folder, rank, prompt, length, export, json, watchdog.beat if watchdog else lambda: None)
         if watchdog:
             watchdog.stop()
+
+
+def _check(folder: Path, resumed: bool, prompt: str | None, export: Path | None, processes: int) -> None:
+    """Refuse what would else be found out after days."""
+    from everlearn.scaling.pretrain import check_folder
+
+    check_folder(folder)
+    if resumed and not (folder / "config.toml").exists():
+        found = "it has no config.toml" if folder.is_dir() else "there is no such directory"
+        raise RunError(f"{folder} is not a run: {found}")
+    check_number(processes)
+    if prompt == "":
+        raise SettingError("--prompt is empty; give a text to go on from, or leave it out")
+    if export is not None:
+        if export.absolute() == folder.absolute():
+            raise SettingError(f"--export {export} is the run's own directory; give another")
+        there = next(place for place in (export, *export.absolute().parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise SettingError(f"--export {export}: {there} is no folder that can be written to; give another")
 
 
 def _train(
@@ -102,8 +128,11 @@ def _train(
         if export is not None:
             from everlearn.models.language_hf import save
 
-            save(model, export)
-            tokenizer.save(export / "tokenizer.json")
+            try:
+                save(model, export)
+                tokenizer.save(export / "tokenizer.json")
+            except OSError as error:
+                raise RunError(f"cannot write to {export}: {error.strerror or error}; give another --export") from error
             result["export"] = str(export)
     if json:
         show.print_json(result)
@@ -145,18 +174,25 @@ def progress(steps: int, quiet: bool) -> Iterator[Any]:
         TextColumn("{task.fields[news]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=quiet) as shown:
-        bar = shown.add_task("pretraining", total=steps, news="")
+    shown = Progress(*columns, console=console, disable=quiet)
+    bar = shown.add_task("pretraining", total=steps, news="")
+    preparing = console.status("preparing texts and model")
 
-        def moment(m: Any) -> None:
-            mfu = "" if m.mfu is None else f"  MFU {m.mfu:.1%}"
-            valid = "" if m.valid_loss is None else f"  valid {m.valid_loss:.3f}"
-            news = (
-                f"loss {m.loss:.3f}{valid}  norm {m.norm:.2f}  lr {m.lr:.1e}  {m.tokens_per_second:,.0f} tokens/s{mfu}"
-            )
-            shown.update(bar, completed=m.step, news=f"{news}  {m.memory_gib:.1f} GiB")
+    def moment(m: Any) -> None:
+        preparing.stop()
+        shown.start()  # with the first step, so that a refusal before it stands alone
+        mfu = "" if m.mfu is None else f"  MFU {m.mfu:.1%}"
+        valid = "" if m.valid_loss is None else f"  valid {m.valid_loss:.3f}"
+        news = f"loss {m.loss:.3f}{valid}  norm {m.norm:.2f}  lr {m.lr:.1e}  {m.tokens_per_second:,.0f} tokens/s{mfu}"
+        shown.update(bar, completed=m.step, news=f"{news}  {m.memory_gib:.1f} GiB")
 
+    try:
+        if not quiet:
+            preparing.start()
         yield moment
+    finally:
+        preparing.stop()
+        shown.stop()
 
 
 def _with(file: Path, changes: list[str]) -> Any:

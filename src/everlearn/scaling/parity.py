@@ -6,6 +6,7 @@ taken over processes rather than tokens shows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,8 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether all are within the tolerance."""
-        return not self.error and max(self.loss, self.norm, self.weights) <= TOLERANCE
+        """Whether all are numbers within the tolerance."""
+        return not self.error and all(e <= TOLERANCE for e in (self.loss, self.norm, self.weights))  # NaN is not
 
 
 @dataclass(frozen=True)
@@ -157,16 +158,21 @@ def compare(reference: Trace, other: Trace) -> tuple[float, float, float]:
     """Largest relative errors of loss and gradient norm, and of each tensor's movement (or a hundredth of its size)."""
 
     def relative(a: list[float], b: list[float]) -> float:
-        return max(abs(x - y) / abs(y) for x, y in zip(a, b))
+        return _largest([abs(x - y) / abs(y) for x, y in zip(a, b)])
 
-    weights = 0.0
+    weights = []
     for name, after in other.after.items():
         moved = reference.after[name] - reference.before[name]
         same_start = (other.before[name] - reference.before[name]).norm()
         off = (after - reference.after[name]).norm() + same_start
         scale = torch.maximum(moved.norm(), 1e-2 * reference.after[name].norm())  # below it float32 rounds
-        weights = max(weights, float(off / scale))
-    return relative(other.losses, reference.losses), relative(other.norms, reference.norms), weights
+        weights.append(float(off / scale))
+    return relative(other.losses, reference.losses), relative(other.norms, reference.norms), _largest(weights)
+
+
+def _largest(errors: list[float]) -> float:
+    """The largest error; NaN, which `max` may pass over, is infinite."""
+    return max(error if error == error else math.inf for error in errors)
 
 
 def _whole(engine: Engine) -> dict[str, Tensor]:

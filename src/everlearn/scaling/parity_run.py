@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,9 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from everlearn.errors import SettingError
 from everlearn.scaling.parity import MODELS, SEQUENCES, Row, Trace, compare, layouts, trace
-from everlearn.scaling.processes import connect, die_with_parent, launch
+from everlearn.scaling.processes import check_number, connect, die_with_parent, launch
 from everlearn.scaling.settings import Layout
 
+LARGEST_FAULT, LONGEST = 1e6, 1e6
 SHARE = 15  # a layout that takes a fifteenth of the time for all hangs: it is ended, and the comparison goes on
 
 
@@ -62,6 +64,11 @@ def run(
     """
     if processes < 2:
         raise SettingError(f"{processes} processes; parity compares 2 or more with one")
+    check_number(processes)
+    if not math.isfinite(inject) or abs(inject) > LARGEST_FAULT:
+        raise SettingError(f"inject is {inject:g}; expected a number between {-LARGEST_FAULT:g} and {LARGEST_FAULT:g}")
+    if not 1 <= timeout <= LONGEST:
+        raise SettingError(f"timeout is {timeout:g}; expected 1 to {LONGEST:g} seconds")
     if unknown := sorted(set(models) - set(MODELS)):
         raise SettingError(f"unknown model {unknown[0]!r}; expected {', '.join(MODELS)}")
     if not any(only in layout.words for model in models for layout in layouts(processes, model, short)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,13 +24,42 @@ from everlearn.scaling.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer
 from everlearn.scaling.train import Moment, Training
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a place that is a file, or the directory of a run of another kind.
+
+    Raises
+    ------
+    RunError
+        If it is; says of what kind, and which verb reads it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; expected the directory of a pretraining run, or a new one")
+    if (folder / "campaign.toml").exists():
+        raise RunError(
+            f"{folder} is a campaign of discovery, not a pretraining run; expected everlearn discover {folder}, or "
+            "another directory"
+        )
+    try:
+        known = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if "data" in known and not {"model", "train"} & known.keys():
+        raise RunError(
+            f"{folder} is a run of a learner, not a pretraining run; expected everlearn learn --resume {folder}, or "
+            "another directory"
+        )
+
+
 def prepare(settings: Settings, folder: Path) -> None:
     """Make the run's directory with its settings, tokenizer and token files.
 
     What is there already stays, unless the run has no checkpoint and it was of other settings or texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config, begun = folder / "config.toml", bool(steps(folder / "checkpoints"))
+    config, done = folder / "config.toml", steps(folder / "checkpoints")
+    begun = bool(done)
+    if begun and config.exists():
+        _check_same(Settings.load(config).absolute(), settings.absolute(), folder, max(done))
     if not config.exists() or (not begun and Settings.load(config).absolute() != settings.absolute()):
         config.write_text(settings.dump(), encoding="utf-8")
     files = [Path(name) for name in settings.data.files]
@@ -42,6 +74,24 @@ def prepare(settings: Settings, folder: Path) -> None:
         (folder / "replay.json").unlink(missing_ok=True)  # its windows were of other tokens
     if settings.data.replay_by == "value" and settings.data.replay and settings.data.replay_share:
         value_memory(settings, folder)
+
+
+def _check_same(held: Settings, asked: Settings, folder: Path, done: int) -> None:
+    """Refuse to go on with a run of other texts, or to fewer steps than it has taken."""
+    was, now = ([Path(name).name for name in each.data.train] for each in (held, asked))
+    if was != now:  # whether texts of these names are those it has learned, `tokenize` looks
+        raise SettingError(
+            f"{folder} was begun with data.train {', '.join(was)}, and is asked to go on with {', '.join(now)}; give "
+            f"what it was begun with, or begin another run with start = {str(folder)!r}"
+        )
+    if held.seed != asked.seed:
+        raise SettingError(
+            f"{folder} was begun with seed {held.seed}, not {asked.seed}; leave it, or begin another run"
+        )
+    if asked.train.steps < done:
+        raise SettingError(
+            f"{folder} has taken {done} steps already; train.steps is {asked.train.steps}, expected more"
+        )
 
 
 def tokenizer_of(settings: Settings, folder: Path) -> Tokenizer | ByteTokenizer:
@@ -64,27 +114,45 @@ def pretrain(
     first = not several or dist.get_rank() == 0
     lock = FileLock(folder / (".lock" if group() is None else f".lock-{group()}"))
     if first:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunError(f"{folder} is in use by another run; wait for it to end, or stop it") from error
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --run") from error
     try:
         if first:
             with FileLock(folder / ".preparing"):  # replica groups share the folder
                 prepare(settings, folder)
         if several:
             dist.barrier()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        training = Training(settings, folder, device)
-        try:
-            return training.run(moment, beat)
-        except Exception:
-            if not several:  # let the checkpoint that is being written end; of several processes others may be gone
-                training.checkpoints.wait()
-            raise
+        with _memory():
+            training = Training(settings, folder, "cuda" if torch.cuda.is_available() else "cpu")
+            try:
+                return training.run(moment, beat)
+            except Exception:
+                if not several:  # let the checkpoint that is being written end; of several processes others may be gone
+                    training.checkpoints.wait()
+                raise
     finally:
         lock.release()
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Say in one line that memory does not suffice; PyTorch's allocators raise what others do too."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, RuntimeError) and not re.search(r"allocat|out of memory|[Ss]torage size", said):
+            raise
+        raise RunError(
+            f"the model and a step of it do not fit in this machine's memory ({said[:150]}); lower the model's sizes, "
+            "train.seq_len or layout.micro_batch, or spread it over more processes"
+        ) from error
 
 
 def finished(folder: Path) -> tuple[Language, Tokenizer | ByteTokenizer, Settings]:

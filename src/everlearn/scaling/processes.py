@@ -23,7 +23,10 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from everlearn.errors import EverlearnError, RunError
+from everlearn.errors import EverlearnError, RunError, SettingError
+
+MOST = 64
+"""Processes that may be started on one machine: each is a whole Python with PyTorch, some 300 MB."""
 
 _FOLDER = "EVERLEARN_PROCESSES"  # where processes that `launch` started find each other
 
@@ -79,6 +82,12 @@ def connect(timeout: float = 600.0, folder: Path | None = None) -> tuple[int, in
     return rank, world
 
 
+def check_number(processes: int) -> None:
+    """Refuse to start none, or more than `MOST`."""
+    if not 1 <= processes <= MOST:
+        raise SettingError(f"{processes} processes; expected 1 to {MOST} on one machine, and torchrun for several")
+
+
 def launch(
     command: list[str], processes: int, timeout: float | None = None, tick: Callable[[], None] = lambda: None
 ) -> None:
@@ -96,9 +105,12 @@ def launch(
 
     Raises
     ------
+    SettingError
+        If there are none, or more than `MOST`.
     RunError
         If a process fails, dies or takes too long: the others are ended, and one line says what happened.
     """
+    check_number(processes)
     with tempfile.TemporaryDirectory(prefix="everlearn-") as folder:
         started = [_start(command, rank, processes, folder) for rank in range(processes)]
         try:

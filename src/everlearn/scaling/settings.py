@@ -5,18 +5,21 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everlearn.errors import SettingError, first_fault
 from everlearn.models.language import LanguageConfig
-from everlearn.scaling.plan.config import ModelShape, load_shape
+from everlearn.scaling.plan.config import LARGEST, ModelShape, load_shape
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Data(_Part):
@@ -50,7 +53,7 @@ class Optimiser(_Part):
 
     name: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = Field(3e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 leaves gradients as they are")
@@ -159,6 +162,10 @@ class Settings(_Part):
             return cls.of(tomllib.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise SettingError(f"there is no configuration {file}; give a TOML file") from error
+        except IsADirectoryError as error:
+            raise SettingError(
+                f"{file} is a directory; expected a TOML file, or --resume {file} to go on with a run"
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise SettingError(f"cannot read {file}: {error}") from error
         except SettingError as error:
@@ -202,7 +209,10 @@ def language_config(table: dict[str, Any]) -> LanguageConfig:
     """
     known = LanguageConfig.__dataclass_fields__
     table = dict(table)
-    values = from_shape(load_shape(table.pop("preset"))) if "preset" in table else {}
+    preset = table.pop("preset", None)
+    if not isinstance(preset, str | None):
+        raise SettingError(f"the model's preset is {preset!r}; expected a preset's name, or a TOML file's")
+    values = from_shape(load_shape(preset)) if preset is not None else {}
     if unknown := sorted(set(table) - set(known)):
         raise SettingError(f"unknown model setting {unknown[0]!r}; known are preset, {', '.join(known)}")
     values |= table
@@ -213,6 +223,8 @@ def language_config(table: dict[str, Any]) -> LanguageConfig:
         fits = isinstance(value, {"int": int, "float": int | float, "bool": bool, "str": str}[kind])
         if not fits or (isinstance(value, bool) and kind != "bool"):
             raise SettingError(f"the model's {name} is {value!r}; expected {kind}")
+        if kind in ("int", "float") and not 0 <= value <= LARGEST:
+            raise SettingError(f"the model's {name} is {value!r}; expected 0 to {LARGEST:,}")
     return LanguageConfig(**{"ffn": 0} | values)
 
 

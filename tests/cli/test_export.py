@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def expected(path, pictures):
 
 
 def test_torch(everlearn, run_path, pictures, tmp_path):
-    result = everlearn.json("export", run_path, "--format", "torch", "--out", tmp_path / "m.pt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = everlearn.json("export", run_path, "--format", "torch", "--out", tmp_path / "m.pt2")
     extra = {"classes.json": "", "preprocessing.json": ""}
     program = torch.export.load(io.BytesIO((tmp_path / "m.pt2").read_bytes()), extra_files=extra)
     probabilities, classes = expected(run_path, pictures)
@@ -73,6 +76,12 @@ def test_what_is_refused(everlearn, digits_run, tmp_path):
         "export", digits_run, "--format", "tflite", "--out", tmp_path / "m"
     )
     assert "cannot write" in everlearn.refused("export", digits_run, "--format", "torch", "--out", "/proc/none/m")
+    file, config = tmp_path / "file", digits_run / "config.toml"
+    file.write_text("x")
+    for out, message in ((file / "m", "cannot write"), (config, "config.toml is one of the run's own files")):
+        before = config.read_bytes()
+        assert message in everlearn.refused("export", digits_run, "--format", "torch", "--out", out)
+        assert config.read_bytes() == before
     raw = ["--method", "slda", "--set", "inputs=raw", "--memory", 10, "--no-alarms"]
     everlearn.json("learn", "builtin:digits", "--run", tmp_path / "r", *raw)
     line = everlearn.refused("export", tmp_path / "r", "--format", "torch", "--out", tmp_path / "m")

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 
 from everlearn.discovery import Campaign, CampaignConfig, Measurement
+from everlearn.discovery.page import pool_map, progress
 from everlearn.errors import DataError, RunError, SettingError
 
 
@@ -266,3 +268,12 @@ def test_bad_use_gets_one_line(begin, columns, tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(RunError, match=r"is not a discovery run: it has no campaign\.toml"):
         Campaign.open(tmp_path / "other")
+
+
+def test_charts_show_a_target_in_any_letters_and_nobody_is_warned(begin, tmp_path):
+    (tmp_path / "pool.csv").write_text("x,전도도\n" + "".join(f"{x},{x * x}\n" for x in range(8)), encoding="utf-8")
+    campaign = begin(tmp_path / "pool.csv", targets=[{"name": "전도도"}], inputs="columns")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        charts = progress(campaign), pool_map(campaign.search, [])
+    assert all("전도도</text>" in chart for chart in charts)

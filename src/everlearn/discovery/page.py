@@ -19,7 +19,7 @@ from everlearn.discovery.reason import Reason
 from everlearn.discovery.search import Search
 from everlearn.discovery.view import View, views_of
 from everlearn.report.page import write
-from everlearn.report.pictures import as_written
+from everlearn.report.pictures import as_written, svg
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("everlearn.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -96,7 +96,7 @@ def progress(campaign: Campaign) -> str:
     axes.axvline(len(campaign.pool.measured) + 0.5, color="grey", lw=0.8, ls=":")
     axes.set(xlabel="measurements (dotted: where the pool's own end)", ylabel=as_written(target.name))
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def pool_map(search: Search, proposed: Sequence[int]) -> str:
@@ -123,7 +123,7 @@ def pool_map(search: Search, proposed: Sequence[int]) -> str:
         axes.scatter(*dots, s=60, facecolors="none", edgecolors="#d0342c", linewidths=1.6, label="next")
     axes.set(xticks=[], yticks=[])
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +138,3 @@ def _figure() -> tuple[Any, Any]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 
 import matplotlib
@@ -73,7 +74,7 @@ def accuracy_chart(curves: dict[str, Sequence[float]]) -> str:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def memory_chart(names: Sequence[str], counts: Sequence[int]) -> str:
@@ -85,7 +86,7 @@ def memory_chart(names: Sequence[str], counts: Sequence[int]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("remembered samples")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def as_written(text: str) -> str:
@@ -99,9 +100,20 @@ def as_written(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element; its texts stay texts, which the browser shows in a font that has their letters.
+
+    Examples
+    --------
+    >>> figure = Figure()
+    >>> _ = figure.text(0.5, 0.5, "전도도")
+    >>> "전도도" in svg(figure)
+    True
+    """
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "everlearn", "svg.fonttype": "none"}):
+    settings = {"svg.hashsalt": "everlearn", "svg.fonttype": "none"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of the font that only measures
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]

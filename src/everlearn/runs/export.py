@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from everlearn.models import Model, NearestClassMean
 from everlearn.runs.run import Run
 
 FORMATS = ("onnx", "torch")
+OVERWRITTEN = (".onnx", ".pt2")  # within a run's directory
 
 
 class Exported(nn.Module):
@@ -68,6 +69,8 @@ def export(run: Run, format: str, file: Path) -> dict[str, Any]:
     """
     if format not in FORMATS:
         raise SettingError(f"there is no format {format!r}; expected {' or '.join(FORMATS)}")
+    if file.exists() and file.suffix not in OVERWRITTEN and run.path.resolve() in file.resolve().parents:
+        raise SettingError(f"{file} is one of the run's own files; give another, such as {run.path}/model.onnx")
     if run.config.data.of_texts:
         raise SettingError(f"{run.path} is of texts: its encoder is no part of it, so that there is nothing to export")
     learner, names, shape = run.learner(), run.journal.class_names(), run.shape
@@ -92,7 +95,8 @@ def export(run: Run, format: str, file: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return {"file": str(file), "format": format, "classes": classes, "preprocessing": preprocessing}
 
 
@@ -133,7 +137,8 @@ def _write_torch(network: nn.Module, shape: tuple[int, int, int], known: dict[st
     with torch.no_grad():
         program = torch.export.export(network, (_example(shape),), dynamic_shapes=({0: torch.export.Dim("n")},))
     extra = {f"{name}.json": json.dumps(value, ensure_ascii=False) for name, value in known.items()}
-    with file.open("wb") as out:
+    with file.open("wb") as out, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No complete tensor found")  # of weights that share memory; on CPU
         torch.export.save(program, out, extra_files=extra)
 
 

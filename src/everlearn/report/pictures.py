@@ -111,8 +111,7 @@ def svg(figure: Figure) -> str:
     True
     """
     file = io.StringIO()
-    settings = {"svg.hashsalt": "everlearn", "svg.fonttype": "none"}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "everlearn", "svg.fonttype": "none"}):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of the font that only measures
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

@@ -36,5 +36,9 @@ UNREADABLE = (OSError, EOFError, zlib.error)
 def first_fault(error: ValidationError) -> str:
     """The first setting that does not fit, and why, in one line."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"setting {where} is {first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}"
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "missing":
+        return f"setting {where} is missing"
+    found = "a table" if isinstance(first["input"], dict) else repr(first["input"])
+    msg = first["msg"].removeprefix("Value error, ")
+    return f"setting {where} is {found}: {msg[0].lower() + msg[1:]}"

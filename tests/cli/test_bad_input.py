@@ -142,7 +142,7 @@ def test_a_class_the_run_does_not_know(everlearn, digits_run, digit_files):
 
 
 def test_a_loss_that_is_not_finite(everlearn, tmp_path):
-    words = ["learn", "builtin:digits", "--run", tmp_path / "r", "--lr", 1e30, "--memory", 20, "--json"]
+    words = ["learn", "builtin:digits", "--run", tmp_path / "r", "--lr", 1e9, "--memory", 20, "--json"]
     line = everlearn.refused(*words)
     assert "lower the learning rate" in line
 

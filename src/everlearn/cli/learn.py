@@ -26,6 +26,7 @@ from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look, options_of
 from everlearn.runs.choose_text import choose_text
+from everlearn.runs.config import MOST_WORKERS
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import EXPECTED, Log, check_log, open_log
 from everlearn.runs.scenario import SCENARIOS, parse
@@ -75,7 +76,7 @@ def learn(
     labels: Annotated[Path | None, Option(help="label CSV of a DICOM folder")] = None,
     column: Annotated[list[str] | None, Option(help=COLUMNS)] = None,
     root: Annotated[Path | None, Option(help="folder of torchvision's and MedMNIST's files")] = None,
-    workers: Annotated[int | None, Option(help="processes that decode pictures; chosen")] = None,
+    workers: Annotated[int | None, Option(help=f"processes that decode pictures, at most {MOST_WORKERS}; chosen")] = None,
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
     log: Annotated[str | None, Option(help=f"loss, accuracy and alarms for a tool that draws: {EXPECTED}")] = None,

@@ -11,9 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everlearn.errors import RunError, SettingError, first_fault
 
+MOST_WORKERS = 64
+"""Processes that may decode pictures: each is a whole Python with PyTorch, some 300 MB."""
+
+Role = Literal["path", "text", "label", "time", "task", "site", "patient", "split", "mask"]
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Part):
@@ -26,7 +31,7 @@ class DataConfig(_Part):
     watch: bool = Field(False, description="the source is a folder whose files are learned as they arrive")
     root: str | None = Field(None, description="folder of torchvision's and MedMNIST's files")
     labels: str | None = Field(None, description="label CSV of a DICOM folder")
-    columns: dict[str, str] = Field(default_factory=dict, description="names of a manifest's columns")
+    columns: dict[Role, str] = Field(default_factory=dict, description="names of a manifest's columns")
     shifts: list[str] = Field(default_factory=list, description="domains that samples are dealt to, as by `domains`")
     long_tailed: float | None = Field(None, ge=1, description="samples of the first class over those of the last")
     wrong_labels: float | None = Field(None, ge=0, le=1, description="share of the labels to learn that is made wrong")
@@ -54,7 +59,7 @@ class LearnerConfig(_Part):
     backbone: str = Field("slim_resnet18", description="a network's name; for texts the folder of a sentence encoder")
     weights: str | None = Field(None, description="safetensors file for the backbone")
     pretrained: bool = False
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e9)
     memory: int = Field(1000, ge=1)
     replay: int | None = Field(None, ge=1, description="by default what the method's paper has")
     classifier: Literal["linear", "ncm"] | None = Field(None, description="by default the method's own")
@@ -84,7 +89,7 @@ class Config(_Part):
     learner: LearnerConfig = LearnerConfig()
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
-    workers: int = Field(0, ge=0, description="processes that decode pictures")
+    workers: int = Field(0, ge=0, le=MOST_WORKERS, description="processes that decode pictures")
     alarms: bool = Field(True, description="predict each batch before learning it, and tell of drift")
     chosen: dict[str, str] = Field(default_factory=dict, description="settings nobody gave: what was chosen, and why")
     more: list[Continuation] = Field(default_factory=list, description="sources that the run went on with")
@@ -110,7 +115,7 @@ class Config(_Part):
         try:
             return cls.parse(file.read_text(encoding="utf-8"), file)
         except FileNotFoundError as error:
-            raise RunError(f"{file.parent} is not a run: it has no {file.name}") from error
+            raise RunError(of_another_kind(file.parent) or f"{file.parent} is not a run: it has no {file.name}") from error
         except (UnicodeDecodeError, OSError) as error:
             raise RunError(f"cannot read {file}: {error}") from error
 
@@ -118,7 +123,10 @@ class Config(_Part):
     def parse(cls, text: str, file: Path) -> Config:
         """Take the text of ``config.toml``; ``file`` is how errors name it."""
         try:
-            return cls.model_validate(tomllib.loads(text))
+            settings = tomllib.loads(text)
+            if another := of_another_kind(file.parent, settings):
+                raise RunError(another)
+            return cls.model_validate(settings)
         except tomllib.TOMLDecodeError as error:
             raise RunError(f"cannot read {file}: {error}") from error
         except ValidationError as error:
@@ -127,3 +135,19 @@ class Config(_Part):
     def dump(self) -> str:
         """The text of ``config.toml``."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def of_another_kind(folder: Path, settings: dict[str, Any] | None = None) -> str | None:
+    """What a directory holds that is no run of a learner, and which verb reads it; None where it is not known.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict, optional
+        What its ``config.toml`` says, where it has one.
+    """
+    if (folder / "campaign.toml").is_file():
+        return f"{folder} is a campaign of discovery, not a run of a learner; expected everlearn discover {folder}"
+    if {"model", "train"} <= (settings or {}).keys():
+        return f"{folder} is a pretraining run, not one of a learner; expected everlearn pretrain --resume {folder}"
+    return None

@@ -22,7 +22,7 @@ from everlearn.learners import Learner, collect, deal
 from everlearn.runs import checkpoints
 from everlearn.runs.build import build_learner, build_streams
 from everlearn.runs.checkpoints import Progress
-from everlearn.runs.config import Config, Continuation
+from everlearn.runs.config import Config, Continuation, of_another_kind
 from everlearn.runs.journal import Follower, Journal, replacing
 from everlearn.runs.lock import check_directory, locked
 from everlearn.runs.versions import Versions
@@ -88,6 +88,14 @@ class Run:
             raise RunError(f"{path} is a file; a run needs a directory")
         if (path / "config.toml").exists():
             raise RunError(f"{path} holds a run already; go on with --resume, or choose another directory")
+        if another := of_another_kind(path):
+            raise RunError(f"{another}; a new run needs another directory")
+        for name in ("journal.sqlite", "checkpoints"):
+            if (path / name).exists():
+                raise RunError(
+                    f"{path} has {name} of a run, but no config.toml; put that back from a copy, or choose another "
+                    "directory for a new run"
+                )
 
     @classmethod
     def create(cls, path: Path, config: Config) -> Run:

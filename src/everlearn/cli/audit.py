@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from everlearn.cli import show
+from everlearn.cli.given import open_run
 from everlearn.report.audit import Audit, audit_page, audit_run, write_csv
-from everlearn.runs import Run
 
 
 def audit(
@@ -22,7 +22,7 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Rank what RUN remembers: likely wrong labels, near-duplicates, the most helpful and the most harmful samples."""
-    with Run.open(run) as opened, show.console.status("judging each remembered sample by the others"):
+    with open_run(run) as opened, show.console.status("judging each remembered sample by the others"):
         found, learner = audit_run(opened, k)
     folder = out or run / "audit"
     file = write_csv(found, folder / "audit.csv")

@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from everlearn.cli import show
-from everlearn.runs import Run, evaluate_source
+from everlearn.cli.given import open_run
+from everlearn.runs import evaluate_source
 
 
 def evaluate(
@@ -24,7 +25,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Accuracy of RUN's last checkpoint on SOURCE, over all and by class."""
-    with Run.open(run) as opened, show.console.status("evaluating"):
+    with open_run(run) as opened, show.console.status("evaluating"):
         result = evaluate_source(opened, source)
     if json:
         show.print_json(result)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.bar import bar
-from everlearn.cli.given import expanded, read_given
+from everlearn.cli.given import expanded, open_run, read_given
 from everlearn.data.dicom import is_dicom
 from everlearn.errors import RunError, SettingError
 from everlearn.explainers import EXPLAINERS, TEXT_EXPLAINERS, Explanation
@@ -21,7 +21,6 @@ from everlearn.explainers import explain as explain_inputs
 from everlearn.report import Case, comparable, explanation_page, pictures
 from everlearn.report.capture import secondary_capture
 from everlearn.report.texts import text_of
-from everlearn.runs import Run
 
 _METHODS = f"of {', '.join(EXPLAINERS)}; for texts {', '.join(TEXT_EXPLAINERS)}"
 
@@ -42,7 +41,7 @@ def explain(
 ) -> None:
     """Explain FILES: a heat map, remembered cases for and against, words, and how faithful the map measured to be."""
     files = expanded(files or [])
-    with Run.open(run) as opened, bar("explaining", quiet=json) as tell:
+    with open_run(run) as opened, bar("explaining", quiet=json) as tell:
         learner, names = opened.learner(), opened.journal.class_names()
         code = _code(target, {names[code]: code for code in learner.classes.codes})
         inputs, given = read_given(opened, files, text or [])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from everlearn.cli import show
-from everlearn.runs import Run
+from everlearn.cli.given import open_run
 from everlearn.runs.export import export as export_run
 
 
@@ -19,7 +19,7 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Write RUN's model: uint8 pictures in, probabilities out; class names and preprocessing inside."""
-    with Run.open(run) as opened, show.console.status("exporting"):
+    with open_run(run) as opened, show.console.status("exporting"):
         result = export_run(opened, format_, out)
     if json:
         show.print_json(result)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from everlearn.cli import show
+from everlearn.cli.given import open_run
 from everlearn.errors import RunError, SettingError
 from everlearn.runs import Run
 from everlearn.runs import forgetting as forgetting_
@@ -31,7 +32,7 @@ def forget(
     """Forget a sample or a patient: out of memory, journal, cases and states; what rested on it is learned anew."""
     if (sample is None) == (patient is None):
         raise SettingError("expected either --sample ID or --patient ID")
-    with Run.open(run) as opened:
+    with open_run(run) as opened:
         reviews = Reviews(opened.journal.db)
         if sample is not None:
             found = forgetting_.find_sample(reviews, sample)
@@ -74,7 +75,7 @@ def audit_log(
     """Check the chain of RUN's audit log: everlearn audit-log verify RUN."""
     if action != "verify":
         raise SettingError(f"the action is {action!r}; expected: everlearn audit-log verify RUN")
-    with Run.open(run) as opened:
+    with open_run(run) as opened:
         reviews = Reviews(opened.journal.db)
         found = reviews.verify_audit()
     if json:
@@ -102,7 +103,7 @@ def _from_the_stream(run: Path, found: forgetting_.Found, quiet: bool) -> dict[s
 
 def _ordered(run: Path, kind: str, detail: dict[str, Any]) -> dict[str, Any]:
     """Have it done by the server's writer if one is running, else here."""
-    with Run.open(run) as opened:
+    with open_run(run) as opened:
         reviews = Reviews(opened.journal.db)
         number = reviews.order(kind, detail, "command line")
         answer, until = None, time.monotonic() + _PATIENCE

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from everlearn.cli import show
 from everlearn.data import read_picture
 from everlearn.data.decode import SUFFIXES, check_file
 from everlearn.data.dicom import is_dicom
@@ -17,6 +18,14 @@ from everlearn.errors import DataError, SettingError
 from everlearn.runs import Run
 
 _LARGEST = 2**20  # bytes of a file that holds one text
+
+
+def open_run(path: Path) -> Run:
+    """A run to read; what was passed over on the way, such as a damaged checkpoint, is told on standard error."""
+    run = Run.open(path)
+    for text in run.warnings:
+        show.warn(text)
+    return run
 
 
 def read_given(run: Run, files: list[Path], texts: list[str]) -> tuple[Tensor, list[str]]:

@@ -44,6 +44,7 @@ _RUN = (
     "(--into under torchrun, which takes --run for an option of its own)"
 )
 _SET = "a setting of the method, NAME=VALUE, repeatable: `everlearn methods NAME` lists them"
+_WORKERS = f"processes that decode pictures, {MOST_WORKERS} at most; chosen"
 _OF_DATA = ("holdout", "labels", "columns", "root", "shifts", "long_tailed", "wrong_labels")
 _OF_STREAM = ("scenario", "tasks", "order", "batch")
 
@@ -76,7 +77,7 @@ def learn(
     labels: Annotated[Path | None, Option(help="label CSV of a DICOM folder")] = None,
     column: Annotated[list[str] | None, Option(help=COLUMNS)] = None,
     root: Annotated[Path | None, Option(help="folder of torchvision's and MedMNIST's files")] = None,
-    workers: Annotated[int | None, Option(help=f"processes that decode pictures, at most {MOST_WORKERS}; chosen")] = None,
+    workers: Annotated[int | None, Option(help=_WORKERS)] = None,
     checkpoint_every: Annotated[int | None, Option(help="steps between checkpoints; 100")] = None,
     no_alarms: Annotated[bool, Option("--no-alarms", help="do not look at batches before they are learned")] = False,
     log: Annotated[str | None, Option(help=f"loss, accuracy and alarms for a tool that draws: {EXPECTED}")] = None,
@@ -147,6 +148,8 @@ def learn(
 
 def _learn(opened: Run, prepared: Prepared | None, log: str | None, begun: float, json: bool, quiet: bool) -> None:
     """Learn, show it, log it, and print what it amounts to, unless another process does."""
+    for text in () if quiet else opened.warnings:
+        show.warn(text)
     with opened, open_log(log, opened, show.warn) if log else nullcontext() as logged:
         before = opened.progress.step, opened.progress.samples_seen
         try:

@@ -9,8 +9,7 @@ import typer
 from rich.table import Table
 
 from everlearn.cli import show
-from everlearn.cli.given import read_given
-from everlearn.runs import Run
+from everlearn.cli.given import open_run, read_given
 
 
 def predict(
@@ -21,7 +20,7 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Classes and probabilities of FILES by RUN's last checkpoint."""
-    with Run.open(run) as opened:
+    with open_run(run) as opened:
         learner, names = opened.learner(), opened.journal.class_names()
         inputs, given = read_given(opened, files or [], text or [])
         prediction = learner.predict(inputs)

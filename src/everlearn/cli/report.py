@@ -9,8 +9,8 @@ import typer
 
 from everlearn.cli import show
 from everlearn.cli.bar import bar
+from everlearn.cli.given import open_run
 from everlearn.report import report_run
-from everlearn.runs import Run
 
 
 def report(
@@ -18,7 +18,7 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Write RUN/report.html: accuracy over time, memory, and six predictions explained."""
-    with Run.open(run) as opened, bar("explaining six predictions", quiet=json) as tell:
+    with open_run(run) as opened, bar("explaining six predictions", quiet=json) as tell:
         file = report_run(opened, progress=tell)
     if json:
         show.print_json({"report": str(file)})

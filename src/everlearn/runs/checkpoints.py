@@ -132,16 +132,18 @@ def load_last(
 
     ``counts(branch, step)`` says whether a checkpoint still counts; one that was taken back is passed over.
     """
-    wrong = []
-    for step in reversed(steps(folder)):
-        try:
-            progress, tensors = load(folder, step)
-        except RunError as error:
-            wrong.append(str(error))
-            continue
-        if counts(progress.branch, progress.step):
-            return progress, tensors, wrong
-    return Progress(), {}, wrong
+    while True:
+        wrong, there = [], steps(folder)
+        for step in reversed(there):
+            try:
+                progress, tensors = load(folder, step)
+            except RunError as error:
+                wrong.append(str(error))
+                continue
+            if counts(progress.branch, progress.step):
+                return progress, tensors, wrong
+        if steps(folder) == there:  # else another process has written newer ones in the meantime, and dropped these
+            return Progress(), {}, wrong
 
 
 def _hash(file: Path) -> str:

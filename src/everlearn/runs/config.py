@@ -115,7 +115,9 @@ class Config(_Part):
         try:
             return cls.parse(file.read_text(encoding="utf-8"), file)
         except FileNotFoundError as error:
-            raise RunError(of_another_kind(file.parent) or f"{file.parent} is not a run: it has no {file.name}") from error
+            raise RunError(
+                of_another_kind(file.parent) or f"{file.parent} is not a run: it has no {file.name}"
+            ) from error
         except (UnicodeDecodeError, OSError) as error:
             raise RunError(f"cannot read {file}: {error}") from error
 

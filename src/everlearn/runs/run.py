@@ -17,12 +17,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from everlearn.data import Stream
-from everlearn.errors import RunError
+from everlearn.errors import EverlearnError, RunError
 from everlearn.learners import Learner, collect, deal
 from everlearn.runs import checkpoints
 from everlearn.runs.build import build_learner, build_streams
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.config import Config, Continuation, of_another_kind
+from everlearn.runs.intact import check_files, check_state
 from everlearn.runs.journal import Follower, Journal, replacing
 from everlearn.runs.lock import check_directory, locked
 from everlearn.runs.versions import Versions
@@ -60,6 +61,8 @@ class Run:
             )
             if config.store:
                 self._catch_up()
+            check_state(path, self._tensors, self.warnings, self.journal)
+            self.warnings = [f"{text}; step {self.progress.step} is taken instead" for text in self.warnings]
         except BaseException:
             self.journal.close()
             raise
@@ -118,6 +121,7 @@ class Run:
         """Open a run that is there, to read it or, with the lock, to go on with it."""
         check_directory(path)
         config = Config.load(path / "config.toml")
+        check_files(path, config)
         lock = locked(path) if write else None
         try:
             return cls(path, config, lock)
@@ -138,7 +142,15 @@ class Run:
     def restore(self, learner: Learner) -> Learner:
         """Bring a learner built from the run's configuration into the state of the checkpoint, where there is one."""
         if self._tensors:
-            learner.load_state_dict(deal(self._tensors, learner))
+            try:
+                learner.load_state_dict(deal(self._tensors, learner))
+            except (EverlearnError, RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+                settings, first = self.config.learner, (str(error) or type(error).__name__).splitlines()[0]
+                raise RunError(
+                    f"the state of {self.path} does not fit its config.toml (method {settings.method}, backbone "
+                    f"{settings.backbone}, memory {settings.memory}): {first}; put back what config.toml said when "
+                    "the run began"
+                ) from error
         return learner
 
     def number(self, stream: Stream, part: int = 0) -> Stream:
@@ -181,7 +193,9 @@ class Run:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the run's pictures."""
-        if "memory.inputs" not in self._tensors:
+        if self._tensors and "memory.inputs" not in self._tensors:
+            raise RunError(f"{self.path} has learned no sample, so it knows nothing; learn a source that can be read")
+        if not self._tensors:
             raise RunError(
                 f"{self.path} has no checkpoint yet; let it learn first (everlearn learn --resume {self.path})"
             )

@@ -34,6 +34,8 @@ class Desk:
         self.writer = Writer(settings.run, settings.margin) if settings.learns else None
         try:
             with Run.open(settings.run) as run:
+                for text in run.warnings:
+                    print(f"everlearn: {text}", file=sys.stderr)
                 self.db = run.journal.db.again()
                 self.reviews = Reviews(self.db)
                 self.gate = Gate(settings, Tokens(self.db), salt)

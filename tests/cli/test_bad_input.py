@@ -107,6 +107,13 @@ def test_a_manifest_without_its_label_column(everlearn, tmp_path):
         (["--set", "colour=red"], "has no setting 'colour'"),
         (["--backbone", "resnet18x"], "no backbone is called 'resnet18x'"),
         (["--lr", "-1"], "lr is -1"),
+        (["--lr", "1e300"], "lr is 1e+300"),
+        (["--workers", "100000"], "workers is 100000"),
+        (["--set", "shapley_update=perhaps"], "expected true or false"),
+        (["--set", "mix=nan"], "expected a finite number"),
+        (["--set", "self=1"], "has no setting 'self'"),
+        (["--set", "memory=3"], "expected --memory 3"),
+        (["--set", "device=cuda"], "has no setting 'device'"),
     ],
 )
 def test_settings_that_make_no_sense(everlearn, tmp_path, words, message):
@@ -144,7 +151,28 @@ def test_a_class_the_run_does_not_know(everlearn, digits_run, digit_files):
 def test_a_loss_that_is_not_finite(everlearn, tmp_path):
     words = ["learn", "builtin:digits", "--run", tmp_path / "r", "--lr", 1e9, "--memory", 20, "--json"]
     line = everlearn.refused(*words)
-    assert "lower the learning rate" in line
+    assert "lower the learning rate and go on from step 0, which is intact" in line
+    assert line.endswith(f"everlearn learn --resume {tmp_path / 'r'} --lr 1e+08")
+    assert everlearn.json("learn", "--resume", tmp_path / "r", "--lr", 0.1)["samples_seen"] == 1438  # as it says
+
+
+def test_a_memory_beyond_the_machine(everlearn, tmp_path):
+    line = everlearn.refused("learn", "builtin:digits", "--run", tmp_path / "r", "--memory", 10**11)
+    assert "memory is 100000000000: so many samples of 128 bytes take about 11,921 GiB" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_settings_given_to_a_run_that_goes_on(everlearn, digits_run, tmp_path):
+    assert "--batch is 20, and" in everlearn.refused("learn", "--resume", digits_run, "--batch", 20)
+    assert "--set candidates is 30, and" in everlearn.refused("learn", "--resume", digits_run, "--set", "candidates=30")
+    assert everlearn.json("learn", "--resume", digits_run, "--memory", 100, "--batch", 10)["samples_seen"] == 1438
+    more = picture_folder(tmp_path / "more", ("cow", "hen"), size=8)
+    words = ["learn", more, "--run", digits_run]
+    assert "--channels is 3, and" in everlearn.refused(*words, "--channels", 3)
+    (tmp_path / "watched").mkdir()
+    watched = ["learn", "--run", digits_run, "--watch", tmp_path / "watched"]
+    assert "--holdout is of a source" in everlearn.refused(*watched, "--holdout", 0.3)
+    assert "--tasks is of a source" in everlearn.refused(*watched, "--tasks", 3)
 
 
 def test_demo_does_not_touch_what_is_not_its_own(everlearn, tmp_path):

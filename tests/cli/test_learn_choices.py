@@ -40,7 +40,9 @@ def test_a_finished_run_goes_on(everlearn, tmp_path):
     said = everlearn.json("predict", tmp_path / "r", second / "cow" / "0.png")
     assert set(said["predictions"][0]["probabilities"]) == {"cat", "dog", "cow"}
     assert "leave --memory out" in everlearn.refused("learn", first, "--run", tmp_path / "r", "--memory", 9)
-    assert "leave --set out" in everlearn.refused("learn", first, "--run", tmp_path / "r", "--set", "k=2")
+    assert "leave --set iterations out" in everlearn.refused(
+        "learn", first, "--run", tmp_path / "r", "--set", "iterations=2"
+    )
     assert "does not exist" in everlearn.refused("learn", tmp_path / "none", "--run", tmp_path / "r")
     assert everlearn.json("learn", "--resume", tmp_path / "r")["samples_seen"] == 12
 

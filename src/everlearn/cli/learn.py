@@ -17,17 +17,18 @@ from rich.text import Text
 from typer import Option
 
 from everlearn.cli import show
+from everlearn.cli.going_on import absolute, further, resumed
 from everlearn.data import Source, open_source
 from everlearn.data.open import reshaped
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Group
-from everlearn.runs import Config, Moment, Prepared, Run, go_on_with, prepare
+from everlearn.learners.settings import read_settings
+from everlearn.runs import Config, Moment, Prepared, Run, prepare
 from everlearn.runs import learn as learn_stream
 from everlearn.runs.build import build_source, fixed_shape
 from everlearn.runs.choose import Chosen, choose, look, options_of
 from everlearn.runs.choose_text import choose_text
 from everlearn.runs.config import MOST_WORKERS
-from everlearn.runs.evaluate import same_source
 from everlearn.runs.log import EXPECTED, Log, check_log, open_log
 from everlearn.runs.scenario import SCENARIOS, parse
 from everlearn.scaling.processes import launch, together
@@ -44,15 +45,16 @@ _RUN = (
     "(--into under torchrun, which takes --run for an option of its own)"
 )
 _SET = "a setting of the method, NAME=VALUE, repeatable: `everlearn methods NAME` lists them"
+_RESUME = (
+    "go on with this run by the settings it began with; --lr, --workers, --checkpoint-every, --no-alarms change them"
+)
 _WORKERS = f"processes that decode pictures, {MOST_WORKERS} at most; chosen"
-_OF_DATA = ("holdout", "labels", "columns", "root", "shifts", "long_tailed", "wrong_labels")
-_OF_STREAM = ("scenario", "tasks", "order", "batch")
 
 
 def learn(
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
     run: Annotated[Path | None, Option("--run", "--into", help=_RUN)] = None,
-    resume: Annotated[Path | None, Option(help="go on with this run; its settings are those it began with")] = None,
+    resume: Annotated[Path | None, Option(help=_RESUME)] = None,
     method: Annotated[str | None, Option(help=f"one of {', '.join(METHODS)} (see `everlearn methods`); chosen")] = None,
     backbone: Annotated[
         str | None, Option(help="slim_resnet18, resnet18, any timm name; for texts an encoder's folder; chosen")
@@ -101,7 +103,7 @@ def learn(
         check_log(log)
     of_learner = _given(method=method, backbone=backbone, weights=_text(weights), pretrained=pretrained or None)
     of_learner |= _given(memory=memory, replay=replay, lr=lr, classifier=classifier, precision=precision)
-    of_learner |= _given(options={k: _value(v) for k, v in _pairs(set_, "--set").items()} or None)
+    of_learner |= _given(options=read_settings(_pairs(set_, "--set"), tuple(METHODS.values())) or None)
     data = _given(size=size, channels=channels, holdout=holdout, root=_text(root), labels=_text(labels))
     data |= _given(columns=_pairs(column, "--column") or None)
     stream = _given(tasks=tasks, order=order, batch=batch)
@@ -128,10 +130,10 @@ def learn(
                 followed = Run.follow(folder)
                 return followed, prepare(followed.config, group=group)
             if resume is not None:
-                opened = Run.open(resume, write=True)
+                opened = resumed(resume, {**of_learner, **rest, **data, **stream})
                 return opened, prepare(opened.config, group=group)
             if (folder / "config.toml").exists():
-                opened = _further(folder, source, watch, of_learner | data | rest, data, stream)
+                opened = further(folder, source, watch, of_learner | rest, data, stream)
                 return opened, prepare(opened.config, group=group)
             Run.check_new(folder)
             settings = {"data": data, "stream": stream, "learner": of_learner, **rest}
@@ -183,7 +185,7 @@ def _chosen(
 ) -> tuple[Config, Source | None, dict[str, Chosen]]:
     """The configuration with what was left open chosen, the source in its shape, and what was chosen and why."""
     watched = {"source": str(watch.absolute()), "watch": True} if watch else {}
-    settings["data"] |= {"source": _absolute(spec)} if spec else watched
+    settings["data"] |= {"source": absolute(spec)} if spec else watched
     given = {**settings["data"], **settings["stream"], **settings["learner"], "workers": settings.get("workers")}
     if spec and watch:
         settings["more"] = [{"data": watched, "stream": {k: v for k, v in settings["stream"].items() if k == "batch"}}]
@@ -227,40 +229,6 @@ def _there_already(config: Config) -> Source | None:
         ) from error
 
 
-def _further(
-    run: Path,
-    source: str | None,
-    watch: Path | None,
-    fixed: dict[str, Any],
-    data: dict[str, Any],
-    stream: dict[str, Any],
-) -> Run:
-    """Open a finished run and enter further sources; a folder that it watches already is watched on."""
-    for name in fixed:
-        if name not in _OF_DATA:
-            option = {"options": "set", "columns": "column"}.get(name, name).replace("_", "-")
-            raise SettingError(f"{run} goes on with the learner and the pictures it has; leave --{option} out")
-    opened, more = Run.open(run, write=True), []
-    try:
-        if source is not None:
-            part = Config.of({"data": {"source": _absolute(source), **data}, "stream": stream}).parts[0]
-            if "tasks" not in stream and part.stream.scenario in ("class", "blurred") and opened.finished:
-                found = build_source(opened.config, shape=opened.shape, part=part.data)
-                fewer = part.stream.model_copy(update={"tasks": min(5, len(found.class_names))})
-                part = part.model_copy(update={"stream": fewer})
-            more.append(part)
-        last = opened.config.parts[-1].data
-        on = watch is not None and source is None and last.watch and same_source(last.source, str(watch))
-        if watch is not None and not on:
-            settings = {"source": str(watch.absolute()), "watch": True}
-            more.append(Config.of({"data": settings, "stream": stream}).parts[0])
-        go_on_with(opened, *more)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
-
-
 def _say(chosen: dict[str, Chosen]) -> None:
     """One short block: what was chosen and why."""
     table = Table("chosen", "", "because", box=None, pad_edge=False, header_style="dim")
@@ -278,11 +246,6 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
 
 
-def _absolute(source: str) -> str:
-    """A path is kept absolute, so that a run can be resumed from anywhere."""
-    return source if source.startswith(("builtin:", "torchvision:", "medmnist:")) else str(Path(source).absolute())
-
-
 def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
     pairs = {}
     for text in texts or []:
@@ -291,12 +254,3 @@ def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
             raise SettingError(f"{option} {text!r}; expected NAME=VALUE")
         pairs[name] = value
     return pairs
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return {"true": True, "false": False}.get(text.lower(), text)

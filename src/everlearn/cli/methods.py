@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +15,7 @@ from everlearn.cli import show
 from everlearn.errors import SettingError
 from everlearn.learners import METHODS, Learner
 from everlearn.learners.options import Options
-
-_OTHERS = {"self", "model", "optimizer", "memory", "replay", "classifier", "precision", "seed", "device", "group"}
+from everlearn.learners.settings import settings_of, shared_settings
 
 
 def methods(
@@ -62,13 +60,8 @@ def about(method: type[Learner]) -> dict[str, Any]:
     """
     module = inspect.getdoc(sys.modules[method.__module__]) or ""
     rule = inspect.getdoc(method) or ""
-    settings = {
-        each.name: each.default
-        for owner in reversed([c for c in method.__mro__ if issubclass(c, Learner) and c is not Learner])
-        for each in inspect.signature(owner.__init__).parameters.values()
-        if each.kind is each.KEYWORD_ONLY and each.name not in _OTHERS and each.default is not each.empty
-    }
-    defaults = {each.name: each.default for each in fields(Options)}
+    settings = {name: each.default for name, each in settings_of(method).items()}
+    defaults = {name: each.default for name, each in shared_settings().items()}
     alone_in_file = sum(each.__module__ == method.__module__ for each in METHODS.values()) == 1
     return {
         "summary": (module if alone_in_file else rule).splitlines()[0],

@@ -12,8 +12,10 @@ from everlearn import data
 from everlearn.data import Source, Stream
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Group, Learner
+from everlearn.learners.settings import check_settings
 from everlearn.models import OURS, Model, build_model, build_text_model
 from everlearn.runs.config import Config, Continuation, DataConfig, StreamConfig
+from everlearn.runs.room import check_fits
 from everlearn.runs.scenario import altered
 
 
@@ -147,18 +149,23 @@ def build_learner(
         near = difflib.get_close_matches(settings.method, METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SettingError(f"no method is called {settings.method!r}; {hint}there are {', '.join(METHODS)}")
+    check_settings(METHODS[settings.method], settings.options)
+    check_fits(settings.memory, shape, group or Group())
     model = _model(config, shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
     chosen = {"replay": settings.replay, "classifier": settings.classifier}  # where not said, the method's own
     options = settings.options | {name: value for name, value in chosen.items() if value is not None}
     method = METHODS[settings.method]
-    try:
-        return method(
-            model, optimizer, memory=settings.memory, precision=settings.precision, seed=config.seed, group=group,
-            **options,
-        )  # fmt: skip
-    except TypeError as error:
-        raise SettingError(f"method {settings.method!r} does not take these options: {error}") from error
+    return method(
+        model, optimizer, memory=settings.memory, precision=settings.precision, seed=config.seed, group=group, **options
+    )
+
+
+def take_rate(config: Config, learner: Learner) -> None:
+    """Give the learner the rate of its next step, in a run that went on with another than it began with."""
+    if config.rates:
+        for group in learner.optimizer.param_groups:
+            group["lr"] = config.lr_at(learner.step)
 
 
 def check_borders(config: Config, part: Continuation, stream: Stream | None) -> None:

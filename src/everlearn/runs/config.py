@@ -14,6 +14,8 @@ from everlearn.errors import RunError, SettingError, first_fault
 MOST_WORKERS = 64
 """Processes that may decode pictures: each is a whole Python with PyTorch, some 300 MB."""
 
+_LARGEST_LR = 1e9  # a step's product with a gradient is still a float32
+
 Role = Literal["path", "text", "label", "time", "task", "site", "patient", "split", "mask"]
 
 
@@ -59,12 +61,19 @@ class LearnerConfig(_Part):
     backbone: str = Field("slim_resnet18", description="a network's name; for texts the folder of a sentence encoder")
     weights: str | None = Field(None, description="safetensors file for the backbone")
     pretrained: bool = False
-    lr: float = Field(0.1, gt=0, le=1e9)
+    lr: float = Field(0.1, gt=0, le=_LARGEST_LR)
     memory: int = Field(1000, ge=1)
     replay: int | None = Field(None, ge=1, description="by default what the method's paper has")
     classifier: Literal["linear", "ncm"] | None = Field(None, description="by default the method's own")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     options: dict[str, Any] = Field(default_factory=dict, description="settings of the method itself")
+
+
+class Rate(_Part):
+    """A learning rate that a run went on with, from a step on."""
+
+    step: int = Field(ge=1)
+    lr: float = Field(gt=0, le=_LARGEST_LR)
 
 
 class Continuation(_Part):
@@ -93,6 +102,7 @@ class Config(_Part):
     alarms: bool = Field(True, description="predict each batch before learning it, and tell of drift")
     chosen: dict[str, str] = Field(default_factory=dict, description="settings nobody gave: what was chosen, and why")
     more: list[Continuation] = Field(default_factory=list, description="sources that the run went on with")
+    rates: list[Rate] = Field(default_factory=list, description="learning rates that the run went on with")
     database: str | None = Field(None, description="PostgreSQL that holds the journal, without user and password")
     store: str | None = Field(None, description="folder or object store that holds the versions as well, by URL")
 
@@ -100,6 +110,17 @@ class Config(_Part):
     def parts(self) -> list[Continuation]:
         """All sources in the order of learning, the first one included."""
         return [Continuation(data=self.data, stream=self.stream), *self.more]
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of the step that follows so many.
+
+        Examples
+        --------
+        >>> config = Config(data={"source": "builtin:digits"}, rates=[{"step": 100, "lr": 0.01}])
+        >>> config.lr_at(99), config.lr_at(100)
+        (0.1, 0.01)
+        """
+        return next((rate.lr for rate in reversed(self.rates) if rate.step <= step), self.learner.lr)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Config:

@@ -20,7 +20,7 @@ import torch
 from everlearn.errors import DataError, EverlearnError, RunError
 from everlearn.learners import Learner
 from everlearn.runs import audit_log, checkpoints, orders
-from everlearn.runs.build import build_learner
+from everlearn.runs.build import build_learner, take_rate
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.database import Row
 from everlearn.runs.guard import Check, Guard
@@ -171,6 +171,7 @@ class Reviewing:
     def _learn(self, row: Row) -> bool:
         correction = row["verdict"] == "correct"
         picture = torch.from_numpy(picture_of(row))
+        take_rate(self.run.config, self.learner)
         try:
             loss = learn_review(self.learner, picture, row["code"], REVIEW_IDS + row["number"], correction=correction)
             problem = None if math.isfinite(loss) else f"the loss became {loss}"

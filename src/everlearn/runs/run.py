@@ -20,7 +20,7 @@ from everlearn.data import Stream
 from everlearn.errors import EverlearnError, RunError
 from everlearn.learners import Learner, collect, deal
 from everlearn.runs import checkpoints
-from everlearn.runs.build import build_learner, build_streams
+from everlearn.runs.build import build_learner, build_streams, take_rate
 from everlearn.runs.checkpoints import Progress
 from everlearn.runs.config import Config, Continuation, of_another_kind
 from everlearn.runs.intact import check_files, check_state
@@ -151,6 +151,7 @@ class Run:
                     f"{settings.backbone}, memory {settings.memory}): {first}; put back what config.toml said when "
                     "the run began"
                 ) from error
+        take_rate(self.config, learner)
         return learner
 
     def number(self, stream: Stream, part: int = 0) -> Stream:

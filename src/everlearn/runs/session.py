@@ -21,6 +21,7 @@ from everlearn.learners.forwards import Forwards
 from everlearn.metrics.calibration import calibration_of
 from everlearn.runs import checkpoints
 from everlearn.runs.alarms import Alarms, Look
+from everlearn.runs.build import take_rate
 from everlearn.runs.run import Run
 
 _COMMIT_SECONDS = 1.0
@@ -124,6 +125,7 @@ class Session:
         if not ids:
             self.progress.position = batch.end
             return None
+        take_rate(self.run.config, self.learner)
         with self.count.counting():
             look = self._look(batch, ids, codes, name)
             report = self.learner.observe(batch) if len(batch) else self.learner.stand_by(batch)
@@ -166,9 +168,11 @@ class Session:
         progress.samples_seen += report.samples
         loss = float(report.loss)
         if not math.isfinite(loss):
+            intact = (checkpoints.steps(self.run.path / "checkpoints") or [0])[-1]
+            lower = self.run.config.lr_at(report.step - 1) / 10
             raise SettingError(
-                f"the loss is {loss} at step {report.step}; lower the learning rate (--lr) and resume from step "
-                f"{(checkpoints.steps(self.run.path / 'checkpoints') or [0])[-1]}, which is intact"
+                f"the loss is {loss} at step {report.step}; lower the learning rate and go on from step {intact}, "
+                f"which is intact: everlearn learn --resume {self.run.path} --lr {lower:g}"
             )
         self.run.journal.step(report.step, batch.task, loss, samples)
         if time.monotonic() - self.committed > _COMMIT_SECONDS:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from everlearn.errors import RunError
-from everlearn.runs import Config, Run, learn
+from everlearn.runs import Config, Run, evaluate_source, learn
 
 
 @pytest.fixture
@@ -44,6 +44,24 @@ def test_a_full_disk_leaves_the_run_intact(small_disk, tmp_path):
     for name in ("state.safetensors", "state.json"):
         whole = (tmp_path / "whole" / "checkpoints" / names[-1] / name).read_bytes()
         assert (small_disk / "r" / "checkpoints" / names[-1] / name).read_bytes() == whole
+
+
+def test_a_run_is_read_where_nothing_can_be_written(small_disk):
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    with Run.create(small_disk / "r", CONFIG) as run:
+        learn(run)
+        journal = small_disk / "r" / "journal.sqlite-wal"
+        log = journal.read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with Run.open(small_disk / "r") as run:
+        assert evaluate_source(run, "builtin:digits")["samples"] == 359
+    with pytest.raises(RunError, match=r"cannot write to .*Read-only"):
+        Run.open(small_disk / "r", write=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    journal.write_bytes(log)  # as a run that was killed leaves it
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(RunError, match=r"cannot be written, and journal.sqlite-wal in it is not taken .* copy the run"):
+        Run.open(small_disk / "r")
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

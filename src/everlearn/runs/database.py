@@ -6,6 +6,7 @@ committed is on disk, and transactions that write come one after the other, so t
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -162,13 +163,28 @@ class SQLite(Database):
     def __init__(self, file: Path, *, durable: bool = True) -> None:
         super().__init__(file)
         self.file = file
+        fixed = file.exists() and not all(os.access(each, os.W_OK) for each in (file, file.absolute().parent))
+        if fixed:
+            self._check_whole()
+        name = f"{file.absolute().as_uri()}?immutable=1" if fixed else file
         with self._one_line_errors():
-            self._db = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
+            self._db = sqlite3.connect(name, timeout=30, check_same_thread=False, isolation_level=None, uri=fixed)
             self._db.row_factory = sqlite3.Row
+            if fixed:
+                return
             self._run("PRAGMA journal_mode = WAL")
             # with WAL and FULL: a commit is on disk when it returns
             self._run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._run("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+
+    def _check_whole(self) -> None:
+        """Refuse a file that may not be written while its log holds what it has not taken in."""
+        log = self.file.with_name(f"{self.file.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise RunError(
+                f"{self.file.parent} cannot be written, and {log.name} in it is not taken into the journal yet; copy "
+                "the run to a place that can be written, and read it there"
+            )
 
     def define(self, tables: str, layout: int) -> None:
         """Make tables; the layout is SQLite's ``user_version``."""

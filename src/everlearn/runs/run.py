@@ -59,7 +59,7 @@ class Run:
             self.progress, self._tensors, self.warnings = checkpoints.load_last(
                 path / "checkpoints", self.journal.on_line
             )
-            if config.store:
+            if config.store or (self.warnings and not self._tensors):
                 self._catch_up()
             check_state(path, self._tensors, self.warnings, self.journal)
             self.warnings = [f"{text}; step {self.progress.step} is taken instead" for text in self.warnings]
@@ -68,7 +68,7 @@ class Run:
             raise
 
     def _catch_up(self) -> None:
-        """Take the newest version in the store, where another machine has learned on from our last checkpoint."""
+        """Take the newest version, where another machine has learned on from our last checkpoint, or none is whole."""
         there = set(self.versions.there())
         for row in self.journal.db.rows("SELECT number, branch, step FROM versions ORDER BY step DESC, number DESC"):
             if row["step"] <= self.progress.step and self._tensors:

@@ -156,6 +156,43 @@ def test_a_loss_that_is_not_finite(everlearn, tmp_path):
     assert everlearn.json("learn", "--resume", tmp_path / "r", "--lr", 0.1)["samples_seen"] == 1438  # as it says
 
 
+def unreadable(folder, classes):
+    """A manifest of which only what is held out can be read."""
+    picture_folder(folder, classes, n=2)
+    rows = [f"{folder}/{name}/{i}.png,{name},test" for name in classes for i in range(2)]
+    rows += [f"none/{name}{i}.png,{name},train" for name in classes for i in range(7)]
+    file = folder.with_suffix(".csv")
+    file.write_text("\n".join(["path,label,split", *rows]))
+    return file
+
+
+def test_a_manifest_of_which_nothing_to_learn_can_be_read(everlearn, tmp_path):
+    file = unreadable(tmp_path / "m", ("cat", "dog"))
+    words = ["learn", file, "--run", tmp_path / "r", "--tasks", 2, "--memory", 5]
+    for more in ([], ["--size", 16, "--channels", 3]):
+        line = everlearn.refused(*words, *more)
+        assert f"none of 14 samples of {file} that were tried can be read, so there is nothing to learn" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_further_manifest_of_which_nothing_to_learn_can_be_read(everlearn, tmp_path):
+    first = picture_folder(tmp_path / "first")
+    everlearn.json("learn", first, "--run", tmp_path / "r", "--tasks", 1, "--memory", 5)
+    before = (tmp_path / "r" / "config.toml").read_bytes()
+    line = everlearn.refused("learn", unreadable(tmp_path / "m", ("cow",)), "--run", tmp_path / "r")
+    assert "can be read, so there is nothing to learn" in line
+    assert (tmp_path / "r" / "config.toml").read_bytes() == before
+
+
+def test_a_run_whose_manifest_names_its_columns_is_evaluated_on_a_folder(everlearn, tmp_path):
+    folder = picture_folder(tmp_path / "pictures")
+    rows = [f"pictures/{name}/{i}.png,{name}" for name in ("cat", "dog") for i in range(6)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,animal", *rows]))
+    words = ["--column", "label=animal", "--tasks", 1, "--memory", 5]
+    everlearn.json("learn", tmp_path / "m.csv", "--run", tmp_path / "r", *words)
+    assert everlearn.json("evaluate", tmp_path / "r", folder)["samples"] == 12
+
+
 def test_a_memory_beyond_the_machine(everlearn, tmp_path):
     line = everlearn.refused("learn", "builtin:digits", "--run", tmp_path / "r", "--memory", 10**11)
     assert "memory is 100000000000: so many samples of 128 bytes take about 11,921 GiB" in line

@@ -12,6 +12,8 @@ from everlearn.cli.main import run as main
 from everlearn.runs import Run
 from everlearn.runs.checkpoints import steps
 
+from .conftest import picture_folder
+
 
 @pytest.fixture(scope="module")
 def texts(encoders, tmp_path_factory):
@@ -91,6 +93,7 @@ def test_bad_input_gets_one_line(everlearn, texts, encoder_folder, text_run, tmp
     (tmp_path / "latin.csv").write_bytes(b"text,label\none,a\ncaf\xe9,b\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_text(" \n")
+    pictures = picture_folder(tmp_path / "pictures", n=2)
     with_encoder, run = ["--backbone", encoder_folder], ["--run", tmp_path / "r"]
     for words, line in [
         (["learn", tmp_path / "latin.csv", *run, *with_encoder], "line 3 is not UTF-8"),
@@ -102,6 +105,8 @@ def test_bad_input_gets_one_line(everlearn, texts, encoder_folder, text_run, tmp
         (["learn", texts / "texts.csv", *run, *with_encoder, "--channels", 3], "holds texts"),
         (["learn", texts / "texts.csv", *run, *with_encoder, "--watch", tmp_path], "texts cannot"),
         (["learn", "builtin:digits", "--run", text_run], "holds pictures; expected texts"),
+        (["evaluate", text_run, pictures], "holds pictures; expected texts (a table: CSV, TSV or Parquet)"),
+        (["evaluate", text_run, "builtin:digits"], "holds pictures; expected texts"),
         (["predict", text_run], "expected FILES or --text TEXT"),
         (["predict", text_run, tmp_path / "latin.txt"], "is not UTF-8 text (byte 3)"),
         (["predict", text_run, tmp_path / "empty.txt"], "holds no text"),

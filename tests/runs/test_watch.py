@@ -178,6 +178,25 @@ def test_a_checkpoint_at_the_same_step_again_drops_no_picture_that_the_one_befor
     assert all(found[name].equal(expected[name]) for name in expected)
 
 
+def test_a_name_that_is_no_text_is_put_aside_once_and_told(session, tmp_path):
+    watched, told = watch(session, tmp_path), []
+    put(tmp_path / "in", "a/1.png", 0)
+    put(tmp_path / "in", "b/2.png", 180)
+    bad = tmp_path / "in" / "a" / b"caf\xe9.png".decode(errors="surrogateescape")
+    try:
+        bad.write_bytes((tmp_path / "in" / "a" / "1.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system holds text alone")
+    watched._learn(watched._enter(watched._ready()), told.append)
+    reason = r"a/caf\xe9.png: a name that is not UTF-8; rename it, and it is learned then"
+    assert [text for moment in told for text in moment.alarms if "UTF-8" in text] == [f"put aside: {reason}"]
+    assert [row["reason"] for row in session.run.journal.quarantined()] == [reason]
+    assert (session.progress.samples_seen, session.progress.quarantined) == (2, 1)
+    assert watched._ready() == watch(session, tmp_path)._ready() == []
+    bad.rename(bad.with_name("renamed.png"))
+    assert [path for path, _ in watched._ready()] == ["a/renamed.png"]
+
+
 def test_hidden_files_other_kinds_and_links_are_passed_over(session, tmp_path):
     watched = watch(session, tmp_path)
     put(tmp_path / "in", "a/1.png", 0)

@@ -6,10 +6,12 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from everlearn import data
 from everlearn.data import Source, Stream
+from everlearn.data.table import SUFFIXES as TABLE_SUFFIXES
 from everlearn.errors import DataError, SettingError
 from everlearn.learners import METHODS, Group, Learner
 from everlearn.learners.settings import check_settings
@@ -17,6 +19,8 @@ from everlearn.models import OURS, Model, build_model, build_text_model
 from everlearn.runs.config import Config, Continuation, DataConfig, StreamConfig
 from everlearn.runs.room import check_fits
 from everlearn.runs.scenario import altered
+
+_TRIED = 256  # samples tried before a source counts as unreadable
 
 
 def build_source(
@@ -52,14 +56,7 @@ def build_source(
     ours = config.learner.backbone in OURS
     if not ours and channels is None and not own and not config.data.of_texts:
         channels = 3  # pretrained weights are for colour pictures
-    where: dict[str, Any] = {}
-    if settings.root:
-        where["root"] = settings.root
-    if settings.labels:
-        where["labels"] = Path(settings.labels)
-    if settings.columns:
-        where["columns"] = data.Columns(**settings.columns)
-
+    where = _where(settings, spec)
     asked = next((name for name in ("region", "frames") if config.learner.options.get(name)), None)
     marked = spec is None and asked is not None
 
@@ -85,6 +82,38 @@ def build_source(
     if size is None and ours and max(source.shape[1:]) > 64:
         source = open_at(64)  # the small networks keep full resolution in their first stage
     return source if spec else altered(source, settings, config.seed)
+
+
+def _where(settings: DataConfig, other: str | None) -> dict[str, Any]:
+    """How to read a source beside its shape; of another one than the settings are of, only what it has a use for."""
+    table, named = (other or "").lower().endswith(TABLE_SUFFIXES), ":" in (other or "")
+    folder = other is not None and Path(other).is_dir()
+    where: dict[str, Any] = {}
+    if settings.root and (other is None or table or named):
+        where["root"] = settings.root
+    if settings.labels and (other is None or folder):
+        where["labels"] = Path(settings.labels)
+    if settings.columns and (other is None or table or "labels" in where):
+        where["columns"] = data.Columns(**settings.columns)
+    return where
+
+
+def check_readable(stream: Stream) -> None:
+    """Refuse a stream of which no sample can be read: one that can is looked for among 256 spread over it."""
+    source, indices = stream.source, np.concatenate(stream.tasks)
+    if source.in_memory:
+        return
+    faults = []
+    for place in np.linspace(0, len(indices) - 1, min(len(indices), _TRIED)).astype(int):
+        try:
+            source.read(int(indices[place]))
+            return
+        except DataError as error:
+            faults.append(str(error))
+    raise DataError(
+        f"none of {len(faults)} samples of {source.name} that were tried can be read, so there is nothing to learn; "
+        f"expected pictures where it says they are; the first: {faults[0]}"
+    )
 
 
 def build_stream(config: Config, source: Source, part: StreamConfig | None = None) -> Stream:
@@ -198,7 +227,8 @@ def _check_kind(config: Config, source: Source) -> None:
     """A run is of texts or of pictures, in all of its sources."""
     if source.text != config.data.of_texts:
         kinds = ("texts", "pictures") if source.text else ("pictures", "texts")
-        raise DataError(f"{source.name} holds {kinds[0]}; expected {kinds[1]}, which the run is of")
+        table = " (a table: CSV, TSV or Parquet)" if config.data.of_texts else ""
+        raise DataError(f"{source.name} holds {kinds[0]}; expected {kinds[1]}{table}, which the run is of")
 
 
 def default_lr(backbone: str) -> float:

@@ -18,6 +18,7 @@ from everlearn.runs.build import (
     build_stream,
     build_streams,
     check_borders,
+    check_readable,
     fixed_shape,
 )
 from everlearn.runs.config import Config, Continuation
@@ -51,6 +52,8 @@ def prepare(config: Config, source: Source | None = None, group: Group | None = 
         [build_stream(config, altered(source, config.data, config.seed))] if source else build_streams(config)
     )
     shape = next((stream.source.shape for stream in streams if stream is not None), fixed_shape(config))
+    if source and streams[0] is not None:
+        check_readable(streams[0])
     if shape is None:
         raise SettingError("a folder that is only watched has no pictures yet to see: give --size and --channels")
     learner = build_learner(config, shape, group)
@@ -94,6 +97,7 @@ def _check_further(run: Run, parts: Sequence[Continuation], more: Continuation) 
     stream = None
     if not more.data.watch:
         stream = build_stream(run.config, build_source(run.config, shape=run.shape, part=more.data), more.stream)
+        check_readable(stream)
     check_borders(run.config, more, stream)
 
 

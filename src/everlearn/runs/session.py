@@ -21,7 +21,7 @@ from everlearn.learners.forwards import Forwards
 from everlearn.metrics.calibration import calibration_of
 from everlearn.runs import checkpoints
 from everlearn.runs.alarms import Alarms, Look
-from everlearn.runs.build import take_rate
+from everlearn.runs.build import check_readable, take_rate
 from everlearn.runs.run import Run
 
 _COMMIT_SECONDS = 1.0
@@ -97,6 +97,8 @@ class Session:
         if stream is None:
             progress.finished = True
             return
+        if not progress.samples_seen:
+            check_readable(stream)
         size, start = config.parts[progress.part].stream.batch, progress.position
         share = self.group.rank, self.group.size
         for batch in stream.batches(size, start, workers=config.workers, on_bad=self.bad.append, share=share):
@@ -110,7 +112,7 @@ class Session:
                 self.run.save(self.learner)
         self._close_tasks(stream, None)
         if show and self.progress.step:
-            show(self._moment(len(stream), len(stream), None, math.nan, ()))
+            show(self.moment(len(stream), len(stream), None, math.nan, ()))
         progress.position, progress.finished = len(stream), True
         self._put_aside()
         self.run.journal.event(progress.step, "finished", {"samples_seen": progress.samples_seen})
@@ -139,7 +141,7 @@ class Session:
             for alarm in look.alarms:
                 self.run.journal.event(report.step, alarm.kind, alarm.detail)
                 told.append(f"step {report.step}: {alarm.text}")
-        return self._moment(batch.end, total, batch.task, float(report.loss), tuple(told))
+        return self.moment(batch.end, total, batch.task, float(report.loss), tuple(told))
 
     def _look(self, batch: Batch, ids: list[int], codes: list[int], name: Callable[[int], str]) -> Look | None:
         if self.alarms is None:
@@ -237,7 +239,8 @@ class Session:
                 self.progress.quarantined += 1
         self.bad.clear()
 
-    def _moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
+    def moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
+        """What there is to show now, with lines that are to be told."""
         evaluated, self.evaluated = self.evaluated, False
         matrix = self.progress.matrix
         measured = [value for value in (matrix[-1][: len(matrix)] if matrix else []) if value is not None]

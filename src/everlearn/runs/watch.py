@@ -8,6 +8,7 @@ in the same order; so moving a file away, once it is entered, changes nothing.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -112,7 +113,8 @@ class Watch:
             if quiet < self.patience.settle:
                 continue
             picture = self._read(path)
-            if isinstance(picture, np.ndarray) or quiet >= self.patience.unreadable:
+            named = shown(path) == path
+            if isinstance(picture, np.ndarray) or not named or quiet >= self.patience.unreadable:
                 ready.append((path, picture))
             if len(ready) == self._batch():
                 break
@@ -125,10 +127,12 @@ class Watch:
                     for file in entry.iterdir():
                         path = f"{entry.name}/{file.name}"
                         hidden = file.name.startswith(".") or file.is_symlink()
-                        if not hidden and path not in self.known and path.lower().endswith(_PICTURES):
+                        if not hidden and shown(path) not in self.known and path.lower().endswith(_PICTURES):
                             yield path
 
     def _read(self, path: str) -> np.ndarray | str:
+        if shown(path) != path:
+            return f"{shown(path)}: a name that is not UTF-8; rename it, and it is learned then"
         channels, size, _ = self.session.shape
         try:
             return read_picture(self.folder / path, channels, size)
@@ -140,25 +144,27 @@ class Watch:
 
     def _enter(self, ready: list[tuple[str, np.ndarray | str]]) -> list[Row]:
         """Write a batch down, durably, before anything of it is learned."""
-        rows = self.journal.arrive(self.part, str(self.folder), ready)
+        rows = self.journal.arrive(self.part, str(self.folder), [(shown(path), found) for path, found in ready])
         for path, _ in ready:
-            self.known.add(path)
+            self.known.add(shown(path))
             self.since.pop(path, None)
         return rows
 
     def _learn(self, rows: list[Row], show: Callable[[Moment], None] | None) -> None:
         session, progress = self.session, self.progress
         names = {WATCH_IDS + row["number"]: row["path"] for row in rows}
+        end = progress.position + len(rows)
         pictures, good = [], []
         for row in rows:
             picture = self._picture(row)
             if isinstance(picture, str):
                 self.journal.quarantine(progress.step + 1, WATCH_IDS + row["number"], row["path"], picture)
                 progress.quarantined += 1
+                if show:
+                    show(session.moment(end, end, None, math.nan, (f"put aside: {picture}",)))
             elif picture is not None:
                 pictures.append(picture)
                 good.append(row)
-        end = progress.position + len(rows)
         if good:
             ids = torch.tensor([WATCH_IDS + row["number"] for row in good])
             labels = torch.tensor([row["code"] for row in good])
@@ -190,6 +196,17 @@ class Watch:
             known = checkpoints.progress_of(folder, oldest)
             if newer and known.part == self.part:
                 self.journal.forget_pictures(self.part, known.position)
+
+
+def shown(path: str) -> str:
+    """A file's name as the journal has it: bytes that are no UTF-8 are spelled out.
+
+    Examples
+    --------
+    >>> shown(b"cat/caf\\xe9.png".decode(errors="surrogateescape"))
+    'cat/caf\\\\xe9.png'
+    """
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @contextmanager

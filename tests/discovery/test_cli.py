@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from everlearn.cli.main import app
 from everlearn.discovery import needs
-from everlearn.errors import EverlearnError, SettingError
+from everlearn.errors import EverlearnError, RunError, SettingError
 
 
 def discover(*arguments):
@@ -53,6 +53,8 @@ def test_from_a_pool_to_the_second_batch(columns, tmp_path):
         (["POOL", "--target", "y", "--target", "y", "--run", "r"], "the target 'y' is given twice"),
         (["POOL", "--target", "y", "--target", "y:min", "--run", "r"], "the target 'y' is given twice"),
         (["POOL", "--target", "y", "--run", "r", "--limit", "T<=1e999"], "setting limits.0.bound is inf"),
+        (["POOL", "--target", "y", "--run", "r", "--limit", "T<=3", "--limit", "T>=5"], "both T<=3 and T>=5; widen"),
+        (["POOL", "--target", "y", "--run", "r", "--limit", "salt<=3"], "no candidate keeps salt<=3; widen"),
         (["POOL", "--target", "y", "--run", "r", "--cost", "y"], "cost is 'y', which is a target"),
         (["POOL", "--target", "y", "--run", "r", "--ignore", "y"], "ignore is 'y', which is a target"),
         (["POOL", "--target", "y", "--run", "r", "--name", "y"], "name is 'y', which is a target"),
@@ -130,3 +132,11 @@ def test_runs_of_other_kinds_are_told_apart(columns, tmp_path):
     said = discover(columns, "--target", "y", "--run", learner)
     assert "holds a run already, which is no campaign; choose another directory" in str(said.exception)
     assert sorted(file.name for file in learner.iterdir()) == ["config.toml"]
+
+
+def test_features_that_cannot_be_kept_are_one_line(molecules, tmp_path):
+    assert discover(molecules, "--target", "y", "--run", tmp_path / "run", "--no-reasons").exit_code == 0
+    (tmp_path / "run" / "features.npz").unlink()
+    (tmp_path / "run" / "features.npz").mkdir()
+    said = discover(tmp_path / "run", "--no-reasons").exception
+    assert isinstance(said, RunError) and "features.npz: Is a directory" in str(said)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 
 import pytest
 
@@ -59,6 +60,29 @@ def test_a_campaign_begun_before_pools_were_sealed_opens(run):
     settings.write_text("\n".join(line for line in settings.read_text().splitlines() if not line.startswith("pool")))
     with Campaign.open(run) as campaign:
         assert len(campaign.told) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "UPDATE events SET detail = '{' WHERE kind = 'told'",
+            r"entry 2 \(told\) of the campaign's journal is damaged",
+        ),
+        (
+            "UPDATE events SET detail = '{}' WHERE kind = 'told'",
+            r"entry 2 \(told\) of the campaign's journal is damaged",
+        ),
+        ("UPDATE events SET detail = replace(detail, 'row 2', 'row 999')", r"journal.sqlite tells of 'row 999', which"),
+    ],
+)
+def test_entries_that_were_changed_by_hand(run, change, message):
+    journal = sqlite3.connect(run / "journal.sqlite")
+    journal.execute(change)
+    journal.commit()
+    journal.close()
+    with pytest.raises(RunError, match=message):
+        Campaign.open(run)
 
 
 def test_a_journal_without_its_campaign_is_not_taken_over(run, begin, columns):

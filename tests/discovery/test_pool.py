@@ -79,12 +79,13 @@ def test_names_are_used_and_must_differ(tmp_path):
 def test_results_find_a_candidate_by_the_name_of_its_second_row_and_say_why_one_was_kept_aside(tmp_path):
     pytest.importorskip("rdkit")
     pool = read(tmp_path, "id,smiles,y\na,CCO,1\nb,OCC,\nc,CCC,<1E-10\n")
-    (tmp_path / "results.csv").write_text("id,y\nb,2\nc,3\nd,4\n", encoding="utf-8")
+    (tmp_path / "results.csv").write_text("id,y\nb,2\nc,3\nd,4\n,5\n", encoding="utf-8")
     entries, aside = read_results(tmp_path / "results.csv", pool, CampaignConfig.of(Y))
     assert [(row, each.candidate) for row, each in entries] == [(2, "a")]
     assert [each.reason for each in aside] == [
         "unknown candidate 'c'; the pool's row 4: y: '<1E-10' is a bound, expected a number, so it was kept aside",
         "unknown candidate 'd'; it is not in the pool",
+        "it names no candidate",
     ]
 
 

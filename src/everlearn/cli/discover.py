@@ -16,7 +16,6 @@ from everlearn.cli.serve import serve
 from everlearn.discovery import (
     Campaign,
     CampaignConfig,
-    Limit,
     Proposal,
     Target,
     Told,
@@ -139,8 +138,6 @@ def _words(value: Any) -> str:
         return ", ".join(map(_words, value)) or "none"
     if isinstance(value, Target):
         return f"{value.name}:{'min' if value.minimise else 'max'}"
-    if isinstance(value, Limit):
-        return f"{value.column}{value.sign}{value.bound:g}"
     return "none" if value is None else str(value)
 
 

@@ -68,6 +68,7 @@ class Campaign:
         try:
             directory.check_journal(path, config, self.entries)
             self.pool.extend(self.entries.enumerated())
+            directory.check_known(path, self.pool, self.entries)
         except BaseException:
             self.entries.close()
             raise

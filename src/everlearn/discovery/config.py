@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ class Limit(_Part):
     column: str = Field(min_length=1)
     sign: Literal["<=", ">="]
     bound: float
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.sign}{self.bound:g}"
 
 
 class CampaignConfig(_Part):
@@ -99,6 +103,10 @@ class CampaignConfig(_Part):
         others += [("structures", self.structures), *(("ignore", name) for name in self.ignore)]
         if wrong := next((pair for pair in others if pair[1] in names), None):
             raise SettingError(f"{wrong[0]} is {wrong[1]!r}, which is a target; name another column, or leave it out")
+        upper, lower = ([limit for limit in self.limits if limit.sign == sign] for sign in ("<=", ">="))
+        for high, low in product(upper, lower):
+            if high.column == low.column and high.bound < low.bound:
+                raise SettingError(f"no value keeps both {high} and {low}; widen one of them")
         if self.inputs == "columns" and self.column is not None:
             raise SettingError(
                 f"column is {self.column!r}, but with inputs = columns all columns are; leave it out, or name those "

@@ -13,7 +13,7 @@ from everlearn.discovery.config import CampaignConfig
 from everlearn.discovery.entries import Entries
 from everlearn.discovery.limits import Limits
 from everlearn.discovery.needs import need
-from everlearn.discovery.pool import open_pool, read_pool
+from everlearn.discovery.pool import Pool, open_pool, read_pool
 from everlearn.discovery.structures import table_text
 from everlearn.errors import RunError, SettingError
 from everlearn.runs.lock import check_directory
@@ -44,7 +44,11 @@ def check_new(path: Path, pool: Path, config: CampaignConfig) -> None:
     if config.stability is not None:
         need("chgnet", "crystals")
     opened = open_pool(pool, config)
-    if config.cost and not np.any(Limits(opened, config).priced):
+    limits = Limits(opened, config)
+    if config.limits and not np.any(limits.kept):
+        words = ", ".join(map(str, config.limits))
+        raise SettingError(f"{pool}: no candidate keeps {words}; widen the limits, or name columns of numbers")
+    if config.cost and not np.any(limits.priced):
         raise SettingError(f"{pool}: {config.cost!r} holds no cost above 0 for any candidate; name another column")
 
 
@@ -98,6 +102,17 @@ def check_journal(path: Path, config: CampaignConfig, entries: Entries) -> None:
     """Refuse a journal that is another campaign's, or was emptied."""
     if config.pool and entries.begun() != config.pool:
         raise _lost(path)
+
+
+def check_known(path: Path, pool: Pool, entries: Entries) -> None:
+    """Refuse a journal that tells of candidates the pool has not."""
+    known = {candidate.name for candidate in pool.candidates}
+    spoken_of = [result.candidate for telling in entries.told() for result in telling.results]
+    if strange := next((name for name in [*spoken_of, *entries.decisions()] if name not in known), None):
+        raise RunError(
+            f"{path / JOURNAL} tells of {strange!r}, which {path / POOL} has not: one of them was cut or changed; put "
+            "it back from a copy"
+        )
 
 
 def _lost(path: Path) -> RunError:

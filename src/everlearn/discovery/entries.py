@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.discovery.pool import Aside, Measurement
-from everlearn.errors import DataError, SettingError
+from everlearn.errors import DataError, RunError, SettingError
 from everlearn.runs.journal import Journal
 
 VERDICTS = ("accept", "reject", "undo")
@@ -173,10 +173,24 @@ class Entries:
 
     def _read(self, kind: str) -> list[tuple[dict[str, Any], int, float]]:
         with self._turn:
-            return [(json.loads(row["detail"]), row["number"], row["at"]) for row in self.journal.events(kind)]
+            rows = self.journal.events(kind)
+        found = []
+        for row in rows:
+            try:
+                found.append((json.loads(row["detail"]), row["number"], row["at"]))
+            except ValueError as error:
+                raise _damaged(row["number"], kind) from error
+        return found
 
 
 def _telling(detail: dict[str, Any], number: int, at: float) -> Telling:
-    results = tuple(Measurement(name, tuple(values)) for name, values in detail["results"])
-    aside = tuple(Aside(row, why) for row, why in detail["aside"])
-    return Telling(number, detail["source"], detail["digest"], results, aside, at)
+    try:
+        results = tuple(Measurement(name, tuple(values)) for name, values in detail["results"])
+        aside = tuple(Aside(row, why) for row, why in detail["aside"])
+        return Telling(number, detail["source"], detail["digest"], results, aside, at)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(number, "told") from error
+
+
+def _damaged(number: int, kind: str) -> RunError:
+    return RunError(f"entry {number} ({kind}) of the campaign's journal is damaged; put the journal back from a copy")

@@ -14,6 +14,7 @@ import numpy as np
 
 from everlearn.discovery.features import Array, Block, Features, Scale
 from everlearn.discovery.needs import need
+from everlearn.errors import RunError
 
 RADIUS = 2
 _CELLS = 200_000_000  # of a pool's 0/1 table: a very large pool keeps its most frequent environments alone
@@ -132,9 +133,12 @@ def _kept(pool: Sequence[str], file: Path | None) -> tuple[list[Counter[int]], A
         flat = [(row, key, n) for row, each in enumerate(counts) for key, n in each.items()]
         rows, keys, times = (np.array(column, dtype=np.int64) for column in zip(*flat))
         beside = file.with_name(f".{file.name}")
-        with beside.open("wb") as out:
-            np.savez_compressed(out, digest=digest, rows=rows, keys=keys, counts=times, descriptors=raw)
-        beside.rename(file)
+        try:
+            with beside.open("wb") as out:
+                np.savez_compressed(out, digest=digest, rows=rows, keys=keys, counts=times, descriptors=raw)
+            beside.rename(file)
+        except OSError as error:
+            raise RunError(f"cannot write {file}: {error.strerror or error}; make room for it, or move it") from error
     return counts, raw
 
 

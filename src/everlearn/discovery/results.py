@@ -39,6 +39,8 @@ def measurements(
 
 def unknown(pool: Pool, shown: str) -> str:
     """Why a candidate that results speak of is none of the pool's."""
+    if not shown:
+        return "it names no candidate"
     if shown in pool.refused:
         return f"unknown candidate {shown!r}; the pool's {pool.refused[shown]}, so it was kept aside"
     return f"unknown candidate {shown!r}; it is not in the pool"

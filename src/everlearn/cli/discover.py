@@ -138,7 +138,7 @@ def _words(value: Any) -> str:
         return ", ".join(map(_words, value)) or "none"
     if isinstance(value, Target):
         return f"{value.name}:{'min' if value.minimise else 'max'}"
-    return "none" if value is None else str(value)
+    return "none given" if value is None else str(value)
 
 
 def _propose(campaign: Campaign, batch: int | None, reasons: bool, told: Told | None, json: bool) -> None:

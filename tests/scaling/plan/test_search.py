@@ -188,7 +188,8 @@ def test_a_preset_in_a_file_can_be_changed(tmp_path):
 
 def test_amounts():
     assert amount("450B", "tokens") == 450e9
-    for text in ("", "many", "-3T", "0", "1.2.3T", "3X"):
+    assert [amount(text, "tokens") for text in (".5T", "5.", "1,000,000", "1e6K")] == [5e11, 5, 1e6, 1e9]
+    for text in ("", "many", "-3T", "0", "1.2.3T", "3X", ".", ".T", "1,5T", "10,00", "1e", "nan", "inf", "1e999"):
         with pytest.raises(SettingError, match="expected a number above 0"):
             amount(text, "tokens")
 

@@ -13,7 +13,7 @@ from everlearn.scaling.plan.cluster import MOST_DEVICES
 from everlearn.scaling.plan.config import ModelShape, load_shape, shape_from
 from everlearn.scaling.plan.layout import Layout
 
-_AMOUNT = re.compile(r"\$?\s*((?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d*(?<=[\d.])(?:e[+-]?\d+)?)\s*([kmbt]?)", re.ASCII)
+_AMOUNT = re.compile(r"\$?\s*(?=\.?\d)((?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d*(?:e[+-]?\d+)?)\s*([kmbt]?)", re.ASCII)
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 TRAINERS_OWN = {"shard", "schedule", "context", "compile"}  # of pretrain's [layout], without effect on a plan
 MOST = 1e18  # of tokens and of dollars, beyond which an amount is a slip of the pen

@@ -79,6 +79,8 @@ def test_review_is_a_pass_over_memory_where_a_task_ends():
         ({"iterations": 0}, "iterations is 0; expected 1 or more steps on each batch"),
         ({"review": 2.0}, "review is 2.0; expected a share of the learning rate from 0"),
         ({"mkd": -1.0}, "mkd is -1.0; expected 0"),
+        ({"mkd": float("nan")}, "mkd is nan; expected a finite number"),
+        ({"rrr": float("inf")}, "rrr is inf; expected a finite number"),
         ({"average": 1.5}, "average is 1.5; expected a share from 0"),
         ({"average": 0.1, "mkd": 1.0}, "average is 0.1 beside mkd, which has its own"),
         ({"augment": "crop,twist"}, "augment has 'twist'; expected some of crop, resized_crop, flip, colour, grey"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -70,6 +71,8 @@ class Options:
         for name, value in settings.items():
             if name not in known:
                 raise SettingError(f"{method} has no setting {name!r}; of those all share there are {', '.join(known)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingError(f"{name} is {value}; expected a finite number")
             if name not in takes and value != known[name]:
                 raise SettingError(
                     f"{method} does not combine with {name}; it allows {', '.join(sorted(takes)) or 'none'}"

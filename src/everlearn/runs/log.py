@@ -231,7 +231,7 @@ def _settings(run: Run) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    add("", run.config.model_dump(exclude_none=True, exclude={"chosen", "more"}))
+    add("", run.config.model_dump(exclude_none=True, exclude={"chosen", "more", "rates"}))
     return flat
 
 

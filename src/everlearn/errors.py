@@ -17,6 +17,14 @@ class DataError(EverlearnError):
     """A source of samples cannot be read or makes no sense."""
 
 
+class NotFoundError(DataError):
+    """What was asked for by its name or number is not there."""
+
+
+class TakenError(DataError):
+    """A key stands for something else already."""
+
+
 class SettingError(EverlearnError):
     """A setting, an option or an argument is out of range or does not fit the others."""
 

@@ -28,7 +28,7 @@ from everlearn.discovery.results import measurements, read_results, unknown
 from everlearn.discovery.search import Search
 from everlearn.discovery.stability import Stability
 from everlearn.discovery.stable import Judge
-from everlearn.errors import DataError, RunError, SettingError
+from everlearn.errors import NotFoundError, RunError, SettingError, TakenError
 from everlearn.runs.lock import locked
 
 
@@ -167,12 +167,12 @@ class Campaign:
 
         Raises
         ------
-        DataError
+        NotFoundError
             If there is no such candidate.
         """
         name = self.pool.find({"candidate": candidate})
         if name is None:
-            raise DataError(f"there is no candidate {candidate[:200]!r} in the pool")
+            raise NotFoundError(f"there is no candidate {candidate[:200]!r} in the pool")
         self.entries.decide(name, verdict, note, by)
 
     @property
@@ -292,7 +292,7 @@ class Campaign:
         known = {each.candidate for each in self.measured}
         held = self.entries.tell(good, aside, source, key or digest)
         if held is not None and key is not None and held.results != tuple(good):
-            raise DataError(
+            raise TakenError(
                 f"the key {key[:100]!r} is told already with other results, as entry {held.number}; expected the same, "
                 "or another key (on the page: load it again)"
             )

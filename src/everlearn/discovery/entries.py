@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.discovery.pool import Aside, Measurement
-from everlearn.errors import DataError, RunError, SettingError
+from everlearn.errors import NotFoundError, RunError, SettingError
 from everlearn.runs.journal import Journal
 
 VERDICTS = ("accept", "reject", "undo")
@@ -97,12 +97,12 @@ class Entries:
 
         Raises
         ------
-        DataError
+        NotFoundError
             If there is no such telling, or it is taken back already.
         """
         with self._turn:
             if number not in {each.number for each in self.told()}:
-                raise DataError(f"there is no entry {number} to take back")
+                raise NotFoundError(f"there is no entry {number} to take back")
             self._enter("taken back", {"number": number, "by": by})
 
     def decide(self, candidate: str, verdict: str, note: str = "", by: str = "") -> None:

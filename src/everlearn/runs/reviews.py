@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import DataError
+from everlearn.errors import DataError, NotFoundError, TakenError
 from everlearn.runs import audit_log
 from everlearn.runs.database import Database, Row
 from everlearn.runs.journal import ADD_CLASS
@@ -140,7 +140,7 @@ class Reviews:
         with self.transaction() as db:
             row = db.row("SELECT * FROM reviews WHERE number = ?", number)
             if row is None or row["status"] == "forgotten":
-                raise DataError(f"there is no review {number}; expected the number of one")
+                raise NotFoundError(f"there is no review {number}; expected the number of one")
             if row["status"] == "withdrawn":
                 return row
             audit_log.append(db, actor, "undo", {"review": number})
@@ -253,7 +253,7 @@ def _check_same(db: Database, known: Row, review: Review) -> None:
     if same and review.verdict == "correct":
         same = db.value("SELECT name FROM classes WHERE code = ?", known["code"]) == review.label
     if not same and known["status"] != "forgotten":
-        raise DataError(
+        raise TakenError(
             f"the key {str(review.key)[:100]!r} is that of another review, number {known['number']}; expected the same "
             "verdict on the same case, or another key"
         )

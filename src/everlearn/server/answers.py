@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from everlearn.errors import DataError
+from everlearn.errors import NotFoundError
 from everlearn.explainers import Explanation
 from everlearn.runs.database import Row
 from everlearn.server import schemas
@@ -77,7 +77,7 @@ def scored(score: Score) -> schemas.Scored:
 def review_line(desk: Desk, row: Row | None) -> schemas.ReviewLine:
     """A verdict, and whether it is learned and in service."""
     if row is None:
-        raise DataError("there is no such review; see /api/v1/reviews")
+        raise NotFoundError("there is no such review; see /api/v1/reviews")
     box = json.loads(row["box"]) if row["box"] else None
     learned = row["step"] is not None and row["status"] == "learn"
     in_service = False
@@ -109,7 +109,7 @@ def order_line(desk: Desk, number: int) -> schemas.OrderLine:
     """What became of something asked of the writer."""
     row = desk.reviews.db.row("SELECT * FROM orders WHERE number = ?", number)
     if row is None:
-        raise DataError(f"there is no order {number}")
+        raise NotFoundError(f"there is no order {number}")
     return schemas.OrderLine(
         number=number,
         kind=row["kind"],

@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from everlearn.data.naming import writable
-from everlearn.errors import DataError, EverlearnError, RunError, SettingError
+from everlearn.errors import EverlearnError, NotFoundError, RunError, SettingError, TakenError
 from everlearn.server.api import api
 from everlearn.server.bounds import Bounds
 from everlearn.server.desk import Desk
@@ -88,9 +88,7 @@ def _answer_errors(app: FastAPI) -> None:
         if isinstance(error, RunError):
             status = 503
         else:
-            missing = isinstance(error, DataError | SettingError) and line.startswith(("there is no", "sample "))
-            taken = isinstance(error, DataError) and line.startswith("the key ")
-            status = 404 if missing else 409 if taken else 422
+            status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, TakenError) else 422
         return _told(request, status, line)
 
     @app.exception_handler(Refused)

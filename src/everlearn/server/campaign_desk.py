@@ -13,7 +13,7 @@ from everlearn.discovery import Campaign, Decision, Measurement, Told, report_ca
 from everlearn.discovery.numbers import missing, number
 from everlearn.discovery.page import pool_map, progress
 from everlearn.discovery.view import View, views_of
-from everlearn.errors import DataError, SettingError
+from everlearn.errors import DataError, NotFoundError
 from everlearn.server.background import step_back
 from everlearn.server.security import Actor, Gate, Tokens, secret
 from everlearn.server.settings import Settings
@@ -84,14 +84,14 @@ class CampaignDesk:
 
         Raises
         ------
-        DataError, SettingError
+        DataError
             If there is no such candidate or target, or a value is no number in the column's unit.
         """
         name = self.known(candidate)
         targets = [target.name for target in self.campaign.config.targets]
         unknown = [target for target in texts if target not in targets]
         if unknown:
-            raise SettingError(f"there is no target {unknown[0]!r}; expected {', '.join(targets)}")
+            raise NotFoundError(f"there is no target {unknown[0]!r}; expected {', '.join(targets)}")
         values = tuple(self._value(target, texts.get(target, "")) for target in targets)
         if all(value is None for value in values):
             raise DataError(f"no value is given; expected a number for {' or '.join(targets)}")
@@ -110,10 +110,10 @@ class CampaignDesk:
         return self._map
 
     def known(self, candidate: str) -> str:
-        """The candidate's name in the pool, or a `DataError`."""
+        """The candidate's name in the pool, or a `NotFoundError`."""
         name = self.campaign.pool.find({"candidate": candidate})
         if name is None:
-            raise DataError(f"there is no candidate {candidate[:200]!r} in the pool")
+            raise NotFoundError(f"there is no candidate {candidate[:200]!r} in the pool")
         return name
 
     def _start(self, propose: bool) -> None:

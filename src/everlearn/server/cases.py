@@ -27,7 +27,7 @@ from everlearn.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from everlearn.data.dicom import is_burnt_in, is_dicom, read_header
 from everlearn.data.naming import writable
 from everlearn.data.pictures import look_at_file
-from everlearn.errors import DataError, EverlearnError
+from everlearn.errors import DataError, EverlearnError, NotFoundError
 from everlearn.runs import Run
 from everlearn.runs.build import build_source
 from everlearn.runs.guard import held_out, split
@@ -106,7 +106,7 @@ class Cases:
         return [Case(f"u{r['number']}", r["name"], r["patient"]) for r in rows] + list(self._cases.values())
 
     def get(self, id_: str) -> Case:
-        """One case, under its one id; raises `DataError` if there is none."""
+        """One case, under its one id; raises `NotFoundError` if there is none."""
         name = case_name(id_) or ""
         if name in self._cases:
             return self._cases[name]
@@ -114,7 +114,7 @@ class Cases:
             row = self.reviews.db.row("SELECT number, name, patient FROM cases WHERE number = ?", int(name[1:]))
             if row is not None:
                 return Case(name, row["name"], row["patient"])
-        raise DataError(f"there is no case {id_!r}; see the worklist")
+        raise NotFoundError(f"there is no case {id_!r}; see the worklist")
 
     def picture(self, id_: str) -> Tensor:
         """``[C, H, W]`` uint8 as the model takes it."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from fastapi import APIRouter, Query, Response
 
-from everlearn.errors import DataError
+from everlearn.errors import NotFoundError
 from everlearn.server import schemas
 from everlearn.server.answers import order_line, version_lines
 from everlearn.server.api.asks import Number, SampleId, TheDesk, Who
@@ -36,7 +36,7 @@ def memory_picture(desk: TheDesk, who: Who, id: SampleId) -> Response:
     held = desk.service.current.learner.memory
     slots = torch.nonzero(held.ids[: held.size] == id).flatten()
     if not len(slots):
-        raise DataError(f"sample {id} is not remembered; see /api/v1/memory")
+        raise NotFoundError(f"sample {id} is not remembered; see /api/v1/memory")
     return Response(to_png(held.take(slots[:1]).inputs[0]), media_type="image/png")
 
 

@@ -8,8 +8,8 @@ def test_audit(everlearn, digits_run, tmp_path):
     assert found["samples"] == len(rows) == 100
     assert {int(row["id"]) for row in rows} >= {e["id"] for e in found["likely_wrong"]} | set(found["most_helpful"])
     assert Path(found["page"]).read_text().startswith("<!doctype html>")
-    code, _, err = everlearn("audit", digits_run, "--out", tmp_path, "--k", 5)
-    assert code == 0 and "likely wrong labels" in err and "most helpful" in err
+    code, out, _ = everlearn("audit", digits_run, "--out", tmp_path, "--k", 5)
+    assert code == 0 and "likely wrong labels" in out and "most helpful" in out
 
 
 def test_refusals(everlearn, digits_run, tmp_path):

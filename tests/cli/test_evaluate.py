@@ -26,7 +26,7 @@ def test_all_of_another_source_without_a_test_part(everlearn, pictures, tmp_path
     other = picture_folder(tmp_path / "other", n=7, size=20)  # of another size, too: read in the run's
     result = everlearn.json("evaluate", pictures / "r", other)
     assert (result["samples"], result["part"]) == (14, "all of it")
-    assert "on 14 samples: all of it" in everlearn("evaluate", pictures / "r", other)[2]
+    assert "on 14 samples: all of it" in everlearn("evaluate", pictures / "r", other)[1]
     shutil.rmtree(other / "dog")
     assert everlearn.json("evaluate", pictures / "r", other)["classes"].keys() == {"cat"}
 

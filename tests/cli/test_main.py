@@ -90,3 +90,10 @@ def test_a_fault_of_the_program_names_the_way_to_its_place(everlearn, monkeypatc
     monkeypatch.delenv("EVERLEARN_DEBUG", raising=False)
     code, _, err = everlearn("methods")
     assert (code, err.count("\n")) == (1, 1) and "unexpected ZeroDivisionError: by nought; set EVERLEARN_DEBUG=1" in err
+
+
+def test_results_go_to_standard_output_and_nothing_else_does(everlearn, digits_run, digit_files):
+    code, out, err = everlearn("predict", digits_run, digit_files[0])
+    assert (code, err) == (0, "") and digit_files[0].name in out
+    code, out, err = everlearn("evaluate", digits_run, "builtin:digits")
+    assert code == 0 and "accuracy" in out and "accuracy" not in err

@@ -20,8 +20,8 @@ def test_all_are_listed_and_told_of(everlearn):
 
 
 def test_one_is_told_in_full(everlearn):
-    code, _, err = everlearn("methods", "er_ace")
-    told = " ".join(err.split())
+    code, out, _ = everlearn("methods", "er_ace")
+    told = " ".join(out.split())
     assert code == 0
     assert "2104.05025" in told and "iterations" in told and "needs no task borders" in told
     assert "did you mean 'er_ace'?" in everlearn.refused("methods", "er-ace")

@@ -39,7 +39,7 @@ def audit(
         )  # fmt: skip
         return
     _print(found, top)
-    show.console.print(f"table: {file.absolute()}\npage: {page.absolute()}", soft_wrap=True)
+    show.out.print(f"table: {file.absolute()}\npage: {page.absolute()}", soft_wrap=True)
 
 
 def _print(found: Audit, top: int) -> None:
@@ -56,7 +56,7 @@ def _print(found: Audit, top: int) -> None:
         labels = a.label if a.label == b.label else Text(f"{a.label} / {b.label}", "red")
         pairs.add_row(f"{a.id}, {b.id}", labels, f"{a.distance:.3f}", f"{a.correlation:.3f}")
     for table in (wrong, pairs):
-        show.console.print(table if table.row_count else f"no {str(table.title).partition(' ')[2]}")
+        show.out.print(table if table.row_count else f"no {str(table.title).partition(' ')[2]}")
     for title, entries in (("most helpful", found.helpful), ("most harmful", found.harmful)):
         listed = ", ".join(f"{e.id} ({e.label}, {e.value:+.5f})" for e in entries[:5])
-        show.console.print(f"{title}: {listed or 'none'}")
+        show.out.print(f"{title}: {listed or 'none'}")

@@ -62,9 +62,9 @@ def demo(
             f"{result['forgetting']:z.1%}",
             f"{result['seconds']:.1f}",
         )
-    show.console.print(table)
-    show.console.print(f"report: {file.absolute()}", soft_wrap=True)
-    show.console.print(f"look at cases, correct, see it learned: {_serve(run)}", soft_wrap=True)
+    show.out.print(table)
+    show.out.print(f"report: {file.absolute()}", soft_wrap=True)
+    show.out.print(f"look at cases, correct, see it learned: {_serve(run)}", soft_wrap=True)
 
 
 def _learn(path: Path, method: str, seed: int, json: bool) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _propose(campaign: Campaign, batch: int | None, reasons: bool, told: Told | 
 def _print(
     campaign: Campaign, proposals: list[Proposal], why: list[Reason], told: Told | None, page: Path | None, table: Path
 ) -> None:
-    say = show.console.print
+    say = show.out.print
     aside = campaign.pool.aside if told is None else told.aside
     for each in aside[:_SHOWN]:
         say(_aside(str(each)), soft_wrap=True)

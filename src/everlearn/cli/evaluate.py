@@ -33,9 +33,9 @@ def evaluate(
     table = Table("class", "samples", "accuracy %")
     for name, row in result["classes"].items():
         table.add_row(name, str(row["samples"]), f"{100 * row['accuracy']:.1f}")
-    show.console.print(table)
+    show.out.print(table)
     error = f"calibration error {result['calibration_error']:.3f}"
-    show.console.print(f"accuracy {result['accuracy']:.1%}, {error}, on {result['samples']} samples: {result['part']}")
+    show.out.print(f"accuracy {result['accuracy']:.1%}, {error}, on {result['samples']} samples: {result['part']}")
     if result["unknown_classes"]:
         show.warn(f"never learned, so never predicted: {', '.join(result['unknown_classes'])}")
     if result["quarantined"]:

@@ -63,8 +63,8 @@ def explain(
         show.print_json({"run": str(run), "page": str(page), "explanations": rows})
         return
     for row in rows:
-        show.console.print(Text.assemble((row["file"], "bold"), f": {row['words']}"))
-    show.console.print(f"page: {page.absolute()}", soft_wrap=True)
+        show.out.print(Text.assemble((row["file"], "bold"), f": {row['words']}"))
+    show.out.print(f"page: {page.absolute()}", soft_wrap=True)
 
 
 def _code(target: str | None, codes: dict[str, int]) -> int | None:

@@ -25,4 +25,4 @@ def export(
         show.print_json(result)
         return
     c, h, w = result["preprocessing"]["shape"]
-    show.console.print(f"{out}: uint8 [n, {c}, {h}, {w}] to probabilities of {', '.join(result['classes'])}")
+    show.out.print(f"{out}: uint8 [n, {c}, {h}, {w}] to probabilities of {', '.join(result['classes'])}")

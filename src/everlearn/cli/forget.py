@@ -46,7 +46,7 @@ def forget(
     if json:
         show.print_json({"run": str(run), **did})
         return
-    show.console.print(
+    show.out.print(
         f"forgotten: {did['reviews']} reviews, {did['cases']} cases, {did['samples']} samples of the stream; "
         f"{did['versions']} versions that had learned them are deleted. The source's own files are not touched."
     )
@@ -62,9 +62,7 @@ def rollback(
     if json:
         show.print_json({"run": str(run), **answer})
         return
-    show.console.print(
-        f"version {version} is in service; {len(answer['set_aside'])} reviews learned since are set aside"
-    )
+    show.out.print(f"version {version} is in service; {len(answer['set_aside'])} reviews learned since are set aside")
 
 
 def audit_log(
@@ -83,7 +81,7 @@ def audit_log(
     if found.fault is not None:
         raise RunError(f"the audit log of {run} does not verify: {found.fault}")
     if not json:
-        show.console.print(f"{found.entries} entries, unbroken; the last hash is {found.last}", soft_wrap=True)
+        show.out.print(f"{found.entries} entries, unbroken; the last hash is {found.last}", soft_wrap=True)
 
 
 def _from_the_stream(run: Path, found: forgetting_.Found, quiet: bool) -> dict[str, Any]:

@@ -35,18 +35,18 @@ def methods(
         table = Table("method", "", box=None, pad_edge=False, header_style="dim")
         for each, method in chosen.items():
             table.add_row(Text(each, "bold"), about(method)["summary"])
-        show.console.print(table)
-        show.console.print("what one can be set to: everlearn methods NAME")
+        show.out.print(table)
+        show.out.print("what one can be set to: everlearn methods NAME")
         return
     known = about(METHODS[name])
-    show.console.print(f"{known['paper']}\n\n{known['rule']}\n")
+    show.out.print(f"{known['paper']}\n\n{known['rule']}\n")
     table = Table("--set", "by default", "", box=None, pad_edge=False, header_style="dim")
     for part in ("settings", "options"):
         for each, value in known[part].items():
             table.add_row(each, str(value), "" if part == "settings" else _of_option(each))
-    show.console.print(table)
+    show.out.print(table)
     borders = "needs task borders" if known["needs_tasks"] else "needs no task borders"
-    show.console.print(f"{borders}; {'one process only' if known['alone'] else 'learns in several processes'}")
+    show.out.print(f"{borders}; {'one process only' if known['alone'] else 'learns in several processes'}")
 
 
 def about(method: type[Learner]) -> dict[str, Any]:

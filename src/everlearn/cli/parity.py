@@ -37,11 +37,11 @@ def parity(
             mark = ("same", "green") if r.passed else ("DIFFERS", "red")
             figures = f"{r.loss:9.1e} {r.norm:9.1e} {r.weights:9.1e}"
             line = f"{r.model:6}{r.layout:34} {r.error or figures} {r.seconds:6.1f}  "
-            show.console.print(Text.assemble(line, mark), soft_wrap=True)
+            show.out.print(Text.assemble(line, mark), soft_wrap=True)
 
     @cache
     def heading() -> None:  # with the first row, so that a refusal before it stands alone
-        show.console.print(
+        show.out.print(
             f"{'model':6}{'layout':34} {'loss':>9} {'norm':>9} {'weights':>9} {'s':>6}  errors after {STEPS} SGD steps",
             soft_wrap=True,
         )
@@ -54,6 +54,6 @@ def parity(
         known = {"processes": processes, "tolerance": TOLERANCE, "passed": not wrong, "layouts": len(rows)}
         show.print_json(known | {"rows": table, "versions": show.versions()})
     else:
-        show.console.print(f"{len(rows) - len(wrong)} of {len(rows)} layouts equal one process to {TOLERANCE:g}")
+        show.out.print(f"{len(rows) - len(wrong)} of {len(rows)} layouts equal one process to {TOLERANCE:g}")
     if wrong:
         raise typer.Exit(1)

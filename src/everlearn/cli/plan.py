@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from typer import Option
@@ -27,8 +25,6 @@ from everlearn.scaling.plan.request import USUAL_BATCH, Request, amount, fitting
 from everlearn.scaling.plan.search import search
 from everlearn.scaling.plan.stack import STACKS
 from everlearn.scaling.plan.validate import UNITS, Validation, validate
-
-console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 150)
 
 _SHORTEST, _LONGEST = 0.001, 1e6  # days
 
@@ -197,18 +193,18 @@ def _table(shape: ModelShape, cluster: Cluster, plans: list[Plan], top: int, tok
             f"{each.layout.global_batch}",
         )
         table.add_row(each.layout.words, *figures)
-    console.print(table)
+    show.out.print(table)
 
 
 def _explained(plans: list[Plan], cost: Cost, per_step: float, verdicts: list[str], out: Path | None) -> None:
     best = plans[0]
-    console.print(f"best: {best.layout.words}, {cost.days:.1f} days, ${cost.usd:,.0f}", soft_wrap=True)
+    show.out.print(f"best: {best.layout.words}, {cost.days:.1f} days, ${cost.usd:,.0f}", soft_wrap=True)
     for line in [batch(best, per_step), *explain(best, plans), *verdicts]:
-        console.print(f"  {line}", soft_wrap=True)
+        show.out.print(f"  {line}", soft_wrap=True)
     parts = ", ".join(f"{CAUSES[name]} {share:.0%}" for name, share in shares(best))
-    console.print(f"  a step: {parts}", soft_wrap=True)
+    show.out.print(f"  a step: {parts}", soft_wrap=True)
     if out is not None:
-        console.print(
+        show.out.print(
             f"wrote {out}; next: name your data in it, then torchrun … everlearn pretrain {out}", soft_wrap=True
         )
 
@@ -236,7 +232,7 @@ def _traced(best: Plan, quiet: bool) -> dict[str, Any]:
             ratio = f"{row.planned_bytes / row.bytes:.3f}" if row.bytes else "–"
             figures = (f"{row.planned_bytes / 1e9:.4g}", f"{row.bytes / 1e9:.4g}", ratio)
             table.add_row(row.kind, row.dimension, str(row.planned_calls), str(row.calls), *figures)
-        console.print(table)
+        show.out.print(table)
     return known | {"rows": [asdict(row) for row in found.rows]}
 
 
@@ -261,15 +257,15 @@ def _validated(found: Validation, json: bool) -> None:
         table.add_row(
             c.row, c.model, c.layout, figure, f"{c.predicted:.4g}", f"{c.published:.4g}", f"{100 * c.error:+.1f}"
         )
-    console.print(table)
+    show.out.print(table)
     for row in found.unmeasured:
         seconds, tokens = row["predicted"]["seconds"], row["predicted"]["tokens_per_s"]
         told = f"{seconds:.3g} s a step, {tokens:.4g} tokens/s a device predicted"
-        console.print(f"row {row['row']} measured nothing to compare with: {told} ({row['layout']})", soft_wrap=True)
+        show.out.print(f"row {row['row']} measured nothing to compare with: {told} ({row['layout']})", soft_wrap=True)
     for refused in found.refused:
-        console.print(f"row {refused.name} not predicted: {refused.reason}", soft_wrap=True)
+        show.out.print(f"row {refused.name} not predicted: {refused.reason}", soft_wrap=True)
     for metric, mean in found.means.items():
-        console.print(
+        show.out.print(
             f"{metric}: mean absolute error {mean['mean_abs_error']:.2%}, "
             f"bias {mean['bias']:+.2%}, {mean['rows']} figures"
         )

@@ -36,4 +36,4 @@ def predict(
     for row in rows:
         (best, p), *others = list(row["probabilities"].items())[:top]
         table.add_row(row["file"], best, f"{p:.1%}", ", ".join(f"{name} {q:.1%}" for name, q in others))
-    show.console.print(table)
+    show.out.print(table)

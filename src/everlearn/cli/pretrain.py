@@ -137,7 +137,7 @@ def _train(
     if json:
         show.print_json(result)
         return
-    show.console.print(f"loss {loss:.4f} after {settings.train.steps} steps; {folder}")
+    show.out.print(f"loss {loss:.4f} after {settings.train.steps} steps; {folder}")
     if "text" in result:
         print(result["text"])
 

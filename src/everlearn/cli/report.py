@@ -23,4 +23,4 @@ def report(
     if json:
         show.print_json({"report": str(file)})
     else:
-        show.console.print(f"report: {file.absolute()}", soft_wrap=True)
+        show.out.print(f"report: {file.absolute()}", soft_wrap=True)

@@ -115,7 +115,7 @@ def token(
         elif not (gone := tokens.revoke(name)):
             raise SettingError(f"{name!r} has no token of this run")
         else:
-            show.console.print(f"{gone} tokens of {name} taken back")
+            show.out.print(f"{gone} tokens of {name} taken back")
     finally:
         journal.close()
 

@@ -1,4 +1,4 @@
-"""What the verbs print: progress, tables, results."""
+"""What the verbs print: results on standard output, progress and warnings on standard error."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ from everlearn.runs import Moment, Run
 _SIDE_BY_SIDE = 9  # tasks in a terminal of 80 columns
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # what it prints may be anybody's text
+"""Progress, notes and warnings; never results."""
+
+out = Console(highlight=False, markup=False, emoji=False)
+"""Results; in a file or a pipe as wide as tables need."""
+if not out.is_terminal:
+    out.width = 150
 
 
 @contextmanager
@@ -121,14 +127,14 @@ def learned(result: dict[str, Any], run: Run, json: bool) -> None:
         measured += "\n"
     if result["accuracy_before_learning"] is not None:
         measured += f"accuracy before learning {result['accuracy_before_learning']:.1%}, "
-    console.print(
+    out.print(
         f"{measured}{result['samples_seen']} samples in {result['seconds']:.1f} s "
         f"({result['steps_per_second']} steps/s), memory {result['memory_bytes'] / 2**10:,.0f} KiB"
     )
     if result["quarantined"]:
         warn(f"{result['quarantined']} samples could not be read; see `everlearn report {run.path}`")
     what = "--text TEXT" if run.config.data.of_texts else "PICTURE"
-    console.print(f"next: everlearn explain {run.path} {what}, everlearn report {run.path}")
+    out.print(f"next: everlearn explain {run.path} {what}, everlearn report {run.path}")
 
 
 def matrix_table(matrix: list[list[float | None]], title: str) -> None:
@@ -145,7 +151,7 @@ def matrix_table(matrix: list[list[float | None]], title: str) -> None:
             table.add_column(name, justify="right")
         for i, row in enumerate(matrix):
             table.add_row(str(i + 1), *map(_percent, row))
-    console.print(table)
+    out.print(table)
 
 
 def _percent(value: float | None) -> str:

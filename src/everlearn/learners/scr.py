@@ -39,6 +39,8 @@ class SCR(Learner):
         τ of the loss.
     projection : int
         Dimensions of the projections.
+    augment : str, optional
+        Of the second view; None takes the same view twice.
     """
 
     takes = frozenset({"iterations", "augment", "average"})
@@ -53,14 +55,14 @@ class SCR(Learner):
         classifier: str = "ncm",
         temperature: float = 0.07,
         projection: int = 128,
+        augment: str | None = "resized_crop,flip,colour,grey",
         **settings: Any,
     ) -> None:
         if classifier != "ncm":
             raise SettingError(f"classifier is {classifier!r}; SCR trains no linear head: set classifier to 'ncm'")
         if temperature <= 0 or projection < 1:
             raise SettingError(f"temperature is {temperature} and projection {projection}; expected both above 0")
-        settings.setdefault("augment", "resized_crop,flip,colour,grey")
-        super().__init__(model, optimizer, replay=replay, classifier=classifier, **settings)
+        super().__init__(model, optimizer, replay=replay, classifier=classifier, augment=augment, **settings)
         self.temperature = temperature
         d = model.feature_dim
         with torch.random.fork_rng(devices=[]):

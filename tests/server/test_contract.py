@@ -16,9 +16,10 @@ from everlearn.server import Settings, create_app
 schemathesis = pytest.importorskip("schemathesis", reason="the API's contract is tested with schemathesis")
 
 
-@pytest.fixture(scope="module")
-def schema(learned_run, tmp_path_factory):
-    path = shutil.copytree(learned_run, tmp_path_factory.mktemp("contract") / "run")
+@pytest.fixture
+def schema(learned_run, tmp_path):
+    """Of a server of its own for each test: what one asks for, such as forgetting, shows in later answers."""
+    path = shutil.copytree(learned_run, tmp_path / "run")
     with Run.open(path, write=True) as run:
         reviews = Reviews(run.journal.db)
         Reviewing(run, reviews)  # makes the first version

@@ -22,7 +22,6 @@ from everlearn.bench.tables import as_markdown, dataset_of, machine, summary
 from everlearn.cli import show
 from everlearn.data import open_source
 from everlearn.errors import SettingError
-from everlearn.runs.choose import average_over
 
 bench = typer.Typer(name="bench", help="Measure: published tables run anew, on standard sets or your own data.",
                     add_completion=False)  # fmt: skip
@@ -50,11 +49,8 @@ def continual(
     weights: Annotated[Path | None, typer.Option(help="table 2: its safetensors file; by default fetched")] = None,
     size: Annotated[int, typer.Option(help="table 2: pixels a side that it sees", min=1)] = 224,
     average: Annotated[
-        float | None,
-        typer.Option(
-            help="table 1: read off with weights averaged over 1/this steps too; by default chosen", min=0, max=1
-        ),
-    ] = None,
+        float, typer.Option(help="table 1: read off with weights averaged over 1/this steps too", min=0, max=1)
+    ] = 0.01,
     results: _Results = Path("benchmarks/results/continual.jsonl"),
     json: Annotated[bool, typer.Option("--json", help="end with one JSON object on standard output")] = False,
 ) -> None:
@@ -76,8 +72,6 @@ def continual(
     dataset, classes = dataset_of(source.class_names), len(source.class_names)
     many = classes >= 100
     tasks = tasks or (10 if many else min(5, classes))
-    if average is None:  # as `everlearn learn` does
-        average, _ = average_over(int((~source.test).sum()), Setting.batch, tasks)
     setting = Setting(tasks=tasks, quick=quick, average=average, order=order)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
     lines = entries(candidates=300 if many else 180)

@@ -68,18 +68,30 @@ def test_a_closed_output_is_no_fault():
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("group", "who"), [(None, "everlearn: "), ("1", "everlearn, process 1: ")])
-def test_every_process_tells_its_own_refusal(everlearn, monkeypatch, group, who):
+@pytest.mark.parametrize(
+    ("error", "rank", "world", "told"),
+    [
+        (RunError("no run there"), 0, 2, "everlearn: no run there\n"),
+        (RunError("no run there"), 1, 2, ""),  # process 0 has told it
+        (RunError("no run there"), 1, 1, "everlearn: no run there\n"),  # there is no other
+        (
+            ValueError("lost"),
+            1,
+            2,
+            "everlearn, process 1: unexpected ValueError: lost; set EVERLEARN_DEBUG=1 to see where\n",
+        ),
+    ],
+)
+def test_a_refusal_is_told_once_and_a_fault_by_whom_it_befalls(everlearn, monkeypatch, error, rank, world, told):
     def refuse(name):
-        raise RunError("no run there")
+        raise error
 
     monkeypatch.setattr(main, "loaded", refuse)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    if group is not None:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", group)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.delenv("EVERLEARN_DEBUG", raising=False)
     code, _, err = everlearn("methods")
-    assert (code, err) == (2, f"{who}no run there\n")
+    assert (code, err) == (1 if isinstance(error, ValueError) else 2, told)
 
 
 def test_a_fault_of_the_program_names_the_way_to_its_place(everlearn, monkeypatch):

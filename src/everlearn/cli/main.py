@@ -114,7 +114,8 @@ def _usage(error: Any) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    rank = int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
-    who = f"everlearn, process {rank}" if rank else "everlearn"
-    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    if rank == "0" or code == 1:  # processes that learn together all come to the same refusal; a fault may be one's own
+        who = "everlearn" if rank == "0" else f"everlearn, process {rank}"
+        print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 FLOORS = {
     "errors": 0,
+    "kinds": 0,
     "data": 1,
     "valuation": 1,
     "memory": 2,

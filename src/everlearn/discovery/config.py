@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everlearn.errors import RunError, SettingError, first_fault
+from everlearn.kinds import kind_of
 
 Inputs = Literal["smiles", "composition", "columns"]
 
@@ -116,12 +117,9 @@ class CampaignConfig(_Part):
 
 def of_another_kind(folder: Path) -> str | None:
     """What a directory holds that is no campaign, and which verb reads it; None where it is not known."""
-    try:
-        settings = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if {"model", "train"} <= settings.keys():
+    kind = kind_of(folder)
+    if kind == "pretraining":
         return f"{folder} is a pretraining run, not a campaign; expected everlearn pretrain --resume {folder}"
-    if "data" in settings:
+    if kind == "learner":
         return f"{folder} is a run of a learner, not a campaign; expected everlearn report {folder}, or learn --resume"
     return None

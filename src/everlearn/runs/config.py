@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everlearn.errors import RunError, SettingError, first_fault
+from everlearn.kinds import kind_of
 
 MOST_WORKERS = 64
 """Processes that may decode pictures: each is a whole Python with PyTorch, some 300 MB."""
@@ -167,10 +168,11 @@ def of_another_kind(folder: Path, settings: dict[str, Any] | None = None) -> str
     ----------
     folder : Path
     settings : dict, optional
-        What its ``config.toml`` says, where it has one.
+        What its ``config.toml`` says, where that is known.
     """
-    if (folder / "campaign.toml").is_file():
+    kind = kind_of(folder, settings)
+    if kind == "campaign":
         return f"{folder} is a campaign of discovery, not a run of a learner; expected everlearn discover {folder}"
-    if {"model", "train"} <= (settings or {}).keys():
+    if kind == "pretraining":
         return f"{folder} is a pretraining run, not one of a learner; expected everlearn pretrain --resume {folder}"
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from everlearn.errors import DataError, RunError, SettingError
+from everlearn.kinds import kind_of
 from everlearn.models.language import Language
 from everlearn.scaling.checkpoint import load_model, steps
 from everlearn.scaling.data import is_text
@@ -34,16 +34,13 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; expected the directory of a pretraining run, or a new one")
-    if (folder / "campaign.toml").exists():
+    kind = kind_of(folder)
+    if kind == "campaign":
         raise RunError(
             f"{folder} is a campaign of discovery, not a pretraining run; expected everlearn discover {folder}, or "
             "another directory"
         )
-    try:
-        known = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if "data" in known and not {"model", "train"} & known.keys():
+    if kind == "learner":
         raise RunError(
             f"{folder} is a run of a learner, not a pretraining run; expected everlearn learn --resume {folder}, or "
             "another directory"

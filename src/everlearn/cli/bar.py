@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from everlearn.cli import show
 
@@ -14,14 +14,11 @@ from everlearn.cli import show
 def bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A live bar on standard error, with time gone and left: call with steps done and all steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=show.console, disable=quiet)
-    task = progress.add_task(title, total=None)
 
     def tell(done: int, of: int) -> None:
-        progress.start()  # with the first step, so that a refusal before it stands alone
+        progress.start()  # with the first step
         progress.update(task, completed=done, total=of)
 
-    try:
+    with show.live(*columns, TimeRemainingColumn(), quiet=quiet) as progress:
+        task = progress.add_task(title, total=None)
         yield tell
-    finally:
-        progress.stop()

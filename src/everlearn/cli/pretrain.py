@@ -163,9 +163,9 @@ def _groups(file: Path, changes: list[str], groups: int) -> None:
 @contextmanager
 def progress(steps: int, quiet: bool) -> Iterator[Any]:
     """A live line with loss, learning rate, tokens/s, MFU, memory and time left, on standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    from everlearn.cli.show import console
+    from everlearn.cli import show
 
     columns = (
         TextColumn("pretraining"),
@@ -174,25 +174,24 @@ def progress(steps: int, quiet: bool) -> Iterator[Any]:
         TextColumn("{task.fields[news]}"),
         TimeRemainingColumn(),
     )
-    shown = Progress(*columns, console=console, disable=quiet)
-    bar = shown.add_task("pretraining", total=steps, news="")
-    preparing = console.status("preparing texts and model")
+    preparing = show.console.status("preparing texts and model")
 
     def moment(m: Any) -> None:
         preparing.stop()
-        shown.start()  # with the first step, so that a refusal before it stands alone
+        shown.start()  # with the first step
         mfu = "" if m.mfu is None else f"  MFU {m.mfu:.1%}"
         valid = "" if m.valid_loss is None else f"  valid {m.valid_loss:.3f}"
         news = f"loss {m.loss:.3f}{valid}  norm {m.norm:.2f}  lr {m.lr:.1e}  {m.tokens_per_second:,.0f} tokens/s{mfu}"
         shown.update(bar, completed=m.step, news=f"{news}  {m.memory_gib:.1f} GiB")
 
-    try:
-        if not quiet:
-            preparing.start()
-        yield moment
-    finally:
-        preparing.stop()
-        shown.stop()
+    with show.live(*columns, quiet=quiet) as shown:
+        bar = shown.add_task("pretraining", total=steps, news="")
+        try:
+            if not quiet:
+                preparing.start()
+            yield moment
+        finally:
+            preparing.stop()
 
 
 def _with(file: Path, changes: list[str]) -> Any:

@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from everlearn.data.naming import writable
@@ -31,6 +39,17 @@ if not out.is_terminal:
 
 
 @contextmanager
+def live(*columns: ProgressColumn, quiet: bool) -> Iterator[Progress]:
+    """A live line on standard error, shown once it is started: a refusal before that stands alone."""
+    progress = Progress(*columns, console=console, disable=quiet)
+    try:
+        yield progress
+    finally:
+        if progress.live.is_started:  # else Rich would print an empty line
+            progress.stop()
+
+
+@contextmanager
 def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[[Moment], None]]:
     """A live line with samples, task, loss, accuracy and time left, on standard error."""
     columns = (
@@ -41,11 +60,9 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
         TextColumn("{task.fields[news]}"),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, disable=quiet)
-    bar = progress.add_task(title, total=None, news="")
 
     def moment(m: Moment) -> None:
-        progress.start()  # with the first step, so that a refusal before it stands alone
+        progress.start()  # with the first step
         for text in m.alarms if not quiet else ():
             warn(text)
         task = "" if m.task is None else f"task {m.task + 1}  "
@@ -53,11 +70,9 @@ def learning(title: str = "learning", quiet: bool = False) -> Iterator[Callable[
         loss = "" if math.isnan(m.loss) else f"loss {m.loss:.2f}"
         progress.update(bar, completed=m.position, total=m.total, news=f"{task}{loss}{mean}")
 
-    try:
+    with live(*columns, quiet=quiet) as progress:
+        bar = progress.add_task(title, total=None, news="")
         yield moment
-    finally:
-        if progress.live.is_started:  # else Rich would print an empty line
-            progress.stop()
 
 
 def warn(text: str) -> None:

@@ -26,14 +26,20 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         raise RunError(f"{file} cannot be read as JSON lines; give --results another name") from error
     rows = []
     for number, text in enumerate(lines, 1):
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            row = {} if number == len(lines) and text.startswith("{") else error  # cut off
-        if not isinstance(row, dict):
+        row = _result(text)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines) or not text.startswith("{"):  # else cut off
             raise RunError(f"{file}, line {number}: no result in JSON; repair it, or give --results another name")
-        rows += [row] if row else []
     return rows
+
+
+def _result(text: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:

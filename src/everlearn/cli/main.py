@@ -42,7 +42,6 @@ VERBS = {
 """By its name: where a verb is, below this package, and what the list of verbs says of it."""
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Typer's own, or click's, by version
-_EXITS = "Exit codes: 0 done, 1 a fault of Everlearn itself, 2 bad input or settings, 130 interrupted."
 
 
 class Verbs(TyperGroup):
@@ -67,7 +66,7 @@ def loaded(name: str) -> Any:
 app = typer.Typer(
     name="everlearn",
     help="AI that keeps learning and says why.",
-    epilog=_EXITS,
+    epilog="Exit codes: 0 done, 1 a fault of Everlearn itself, 2 bad input or settings, 130 interrupted.",
     cls=Verbs,
     add_completion=False,
     pretty_exceptions_enable=False,

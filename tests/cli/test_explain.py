@@ -88,6 +88,17 @@ def test_what_is_refused(everlearn, digits_run, digit_files, tmp_path):
     assert code == 2 and "cutoff" in err
 
 
+def test_a_place_that_takes_no_files_is_told_before_anything_is_computed(
+    everlearn, digits_run, digit_files, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "out"
+    monkeypatch.setattr("everlearn.cli.explain.explain_inputs", None)
+    monkeypatch.setattr("everlearn.cli.audit.audit_run", None)
+    for verb in (("explain", digits_run, digit_files[0]), ("audit", digits_run)):
+        assert f"cannot write to {place}: Not a directory" in everlearn.refused(*verb, "--out", place)
+
+
 def test_what_is_written_never_overwrites_another(everlearn, digits_run, digit_files, tmp_path):
     for name in ("x.png", "x-comparable.png", "x 2.png", "x_2.png"):
         (tmp_path / name).write_bytes(digit_files[0].read_bytes())

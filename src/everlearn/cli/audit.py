@@ -11,6 +11,7 @@ from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.given import open_run
+from everlearn.report import check_place
 from everlearn.report.audit import Audit, audit_page, audit_run, write_csv
 
 
@@ -22,9 +23,10 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Rank what RUN remembers: likely wrong labels, near-duplicates, the most helpful and the most harmful samples."""
-    with open_run(run) as opened, show.console.status("judging each remembered sample by the others"):
-        found, learner = audit_run(opened, k)
     folder = out or run / "audit"
+    with open_run(run) as opened, show.console.status("judging each remembered sample by the others"):
+        check_place(folder)
+        found, learner = audit_run(opened, k)
     file = write_csv(found, folder / "audit.csv")
     page = audit_page(found, learner, f"Audit of {run.resolve().name}", folder / "audit.html", 2 * top)
     if json:

@@ -18,7 +18,7 @@ from everlearn.data.dicom import is_dicom
 from everlearn.errors import RunError, SettingError
 from everlearn.explainers import EXPLAINERS, TEXT_EXPLAINERS, Explanation
 from everlearn.explainers import explain as explain_inputs
-from everlearn.report import Case, comparable, explanation_page, pictures
+from everlearn.report import Case, check_place, comparable, explanation_page, pictures
 from everlearn.report.capture import secondary_capture
 from everlearn.report.texts import text_of
 
@@ -40,17 +40,17 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Explain FILES: a heat map, remembered cases for and against, words, and how faithful the map measured to be."""
-    files = expanded(files or [])
+    files, folder = expanded(files or []), out or run / "explanations"
     with open_run(run) as opened, bar("explaining", quiet=json) as tell:
         learner, names = opened.learner(), opened.journal.class_names()
         code = _code(target, {names[code]: code for code in learner.classes.codes})
         inputs, given = read_given(opened, files, text or [])
+        check_place(folder)
         of_texts = opened.config.data.of_texts
         explanations = explain_inputs(
             learner, inputs, code, explainer=method or (None if of_texts else "frugal_sise"), class_names=names,
             cutoff=cutoff, progress=tell,
         )  # fmt: skip
-    folder = out or run / "explanations"
     shown = given if of_texts else [file.name for file in files]
     cases = [Case(sample, name, None, e) for sample, name, e in zip(inputs, shown, explanations)]
     page = explanation_page(cases, names, f"{len(cases)} explained by {run.name}", folder / "explanations.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ def report_run(
     progress : callable, optional
         Called with steps done and all steps, as by `explain`.
     """
+    file = file or run.path / "report.html"
+    check_place(file.parent)
     learner = run.learner()
     names = run.journal.class_names()
     explained = explained_cases(run, learner, cases, progress)
@@ -77,7 +80,7 @@ def report_run(
         quarantined=[dict(row) for row in run.journal.quarantined()],
         settings=run.config.dump(),
     )
-    return write(file or run.path / "report.html", page)
+    return write(file, page)
 
 
 def explanation_page(cases: Sequence[Case], names: dict[int, str], title: str, file: Path) -> Path:
@@ -98,6 +101,16 @@ def write(file: Path, text: str) -> Path:
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}") from error
     return file
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that takes no files, before anything is computed for it; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another place") from error
 
 
 def explained_cases(

@@ -23,7 +23,7 @@ from everlearn.data import Batch
 from everlearn.learners import ASER, ER, Learner
 from everlearn.models import build_model
 
-TURN = 16  # steps of a turn: a multiple of those that ASER keeps its candidates for, so that each turn pays alike
+TURN = 16  # steps of a turn
 
 
 def batches(seed: int) -> Callable[[], Batch]:
@@ -81,7 +81,7 @@ def main() -> None:
         "bare loop": bare_loop(er.bfloat16),
         "er": learner_step(er, args.memory),
     }
-    for scoring in ("free", "cached", "exact"):
+    for scoring in ("cached", "exact"):
         settings = {"scoring": scoring} if scoring != "exact" else {"scoring": scoring, "candidates": 90, "mix": 100.0}
         steps[f"aser {scoring}"] = learner_step(
             ASER(build_model("slim_resnet18"), memory=args.memory, **settings), args.memory

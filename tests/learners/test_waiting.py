@@ -21,7 +21,7 @@ def unreadable(monkeypatch):
     [(name, {}) for name in sorted(METHODS)]
     + [
         ("aser", {"scoring": "exact"}),
-        ("aser", {"scoring": "free", "shapley_update": False}),
+        ("aser", {"shapley_update": False}),
         ("er", {"loss": "labels_trick", "augment": "crop,flip,colour,grey", "views": 2, "average": 0.1}),
         ("er", {"loss": "separated", "classifier": "ncm", "mkd": 5.5, "iterations": 2}),
     ],

@@ -9,7 +9,7 @@ from torch import nn
 
 from everlearn.data import class_incremental, load, open_source
 from everlearn.learners import METHODS
-from everlearn.learners.aser import FAR, NOBODY
+from everlearn.learners.window import FAR, NOBODY
 from everlearn.models import Model
 from everlearn.runs.review_step import forget, learn_review
 from everlearn.runs.reviews import REVIEW_IDS
@@ -162,13 +162,13 @@ def test_gss_scores_a_review_that_was_let_in_by_force_beside_others():
 
 def test_aser_forgets_what_it_drew_of_a_slot_that_was_taken_by_force():
     learner = learned("aser", candidates=30, shapley_update=False, replay=2)
-    drawn = learner._cached
-    assert drawn is not None
-    c, s = (int((of > 0).nonzero()[0]) for of in (drawn.y_C, drawn.w_S))
-    others, weight = (drawn.y_C != NOBODY).sum() - 1, drawn.w_S.sum() - 1
-    learner.renew(torch.stack([drawn.C[c], drawn.S[s]]))
-    assert drawn.y_C[c] == NOBODY and (drawn.f_C[c] == FAR).all() and drawn.w_S[s] == 0
-    assert (drawn.y_C != NOBODY).sum() == others and drawn.w_S.sum() == weight
+    window = learner._window
+    held = window.classes != NOBODY
+    taken = torch.stack([window.slots[part][held[part]][0] for part in (0, 2)])  # of a candidate's and one of S
+    learner.renew(taken)
+    gone = torch.isin(window.slots, taken) & held
+    assert gone.sum() == 2 and (window.features[gone] == FAR).all()
+    assert torch.equal(window.classes != NOBODY, held & ~gone)
 
 
 def test_reasons_keep_no_map_of_the_sample_whose_place_a_review_took():
@@ -207,7 +207,7 @@ def test_what_is_kept_by_slot_moves_with_the_samples_that_stay(name, options):
     if options.get("classifier") or options.get("average") or name == "gdumb":  # these predict by what is remembered
         assert not torch.equal(learner.predict(digits()[1]).probabilities, before)
     if name == "aser":
-        assert learner._cached is None
+        assert learner._window is None
     assert_same(learner, restored(learner, name, **options))
 
 

@@ -74,7 +74,7 @@ def continual(
     tasks = tasks or (10 if many else min(5, classes))
     setting = Setting(tasks=tasks, quick=quick, average=average, order=order)
     memories = numbers("--memory", memory or ("1000" if many else "200,500,1000"))
-    lines = entries(candidates=300 if many else 180)
+    lines = entries(many)
     chosen = (methods or _TABLE_1).split(",")
     for name in chosen:
         if name not in lines:

@@ -8,7 +8,6 @@ memory, B the incoming batch; f their features, s_S and s_B the KNN-Shapley valu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,16 +16,10 @@ from torch import Tensor
 from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.learner import Learner, StepReport
+from everlearn.learners.window import FAR, NOBODY, REST, Drawn, Window
 from everlearn.memory import reservoir
 from everlearn.models import Model
 from everlearn.valuation import knn_shapley
-
-NOBODY = -1
-"""The class of a candidate that is none."""
-FAR = 1e4
-"""All its features."""
-REST = 8
-"""Steps for which a retrieved candidate is not retrieved again; fewer where there are few candidates."""
 
 
 class ASER(Learner):
@@ -49,21 +42,19 @@ class ASER(Learner):
     candidates : int
         Memory samples in C.
     per_class : int
-        Samples of each class in S; with many classes fewer, so that S has at most half as many as C, and with exact
-        scoring at most as many.
+        Samples of each class in S with exact scoring; with many classes fewer, so that S has at most as many as C.
     value : {"asvm", "asv", "neg"}
         ASVμ; ASV, max over S − min over B; or −Σ over B alone.
     shapley_retrieval, shapley_update : bool
         Switch either half off: retrieval is then uniform, the update a reservoir.
-    scoring : {"cached", "free", "exact"}
+    scoring : {"cached", "exact"}
         "exact" draws and encodes C (class-balanced) and S for the retrieval and again, after the step, for the update,
-        as the paper has it. "cached" draws them once for ``refresh`` steps, and the last S joins the next C with the
-        features it has, so that a sample drawn is encoded once for both; a candidate that was retrieved rests for eight
-        steps. Only the incoming batch is encoded at every step. "free" does not encode it either: the features that
-        its training step computed value it for the update, and stand for the incoming batch in the next retrieval.
-        Neither of the two waits for an accelerator in a step.
+        as the paper has it. "cached" takes them from a window that slides over memory: each step encodes, in one
+        forward with the incoming batch, a part of C and S anew. S has half as many as C, classes in equal shares; what
+        leaves S joins C with the features it has; a candidate that was retrieved rests for eight steps. No step waits
+        for an accelerator.
     refresh : int
-        Steps for which C and S are kept; fewer where C would run out.
+        Steps after which all of S has been drawn anew; fewer where memory is small.
     mix : float
         A retrieved batch holds of each class at most this many times an equal share, while there are others: values
         of one class lie close together, and without a bound the ten highest are often of a single class. ``math.inf``
@@ -89,21 +80,21 @@ class ASER(Learner):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         k: int = 3,
-        candidates: int = 180,
+        candidates: int = 120,
         per_class: int = 9,
         value: str = "asvm",
         shapley_retrieval: bool = True,
         shapley_update: bool = True,
         scoring: str = "cached",
-        refresh: int = 16,
+        refresh: int = 30,
         mix: float = 2.0,
         **settings: Any,
     ) -> None:
         super().__init__(model, optimizer, **settings)
         if value not in ("asv", "asvm", "neg"):
             raise SettingError(f"value is {value!r}; expected 'asv', 'asvm' or 'neg'")
-        if scoring not in ("cached", "free", "exact"):
-            raise SettingError(f"scoring is {scoring!r}; expected 'cached', 'free' or 'exact'")
+        if scoring not in ("cached", "exact"):
+            raise SettingError(f"scoring is {scoring!r}; expected 'cached' or 'exact'")
         if min(k, candidates, per_class, refresh) < 1:
             found = f"k {k}, candidates {candidates}, per_class {per_class}, refresh {refresh}"
             raise SettingError(f"{found}; expected 1 or more of each")
@@ -112,34 +103,37 @@ class ASER(Learner):
         if mix < 1:
             raise SettingError(f"mix is {mix}; expected 1 (equal shares) or more")
         self.scoring, self.refresh, self.mix = scoring, refresh, mix
-        self._cached: _Drawn | None = None
-        self._last: tuple[Tensor, Tensor] | None = None  # features and classes of the batch before
-        self._seen = torch.zeros(0)
+        self._window: Window | None = None
 
     def observe(self, batch: Batch) -> StepReport:
         """Take in one batch."""
         x, y = self.receive(batch)
         inputs, targets, slots = x, y, None
         scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
-        B = (self.encode(x), y) if scored and self.scoring != "free" else self._last
+        f_B = self._look_around(x) if scored else x
         if self.memory.size:
-            slots = self._retrieve(*B) if B is not None and scored and self.shapley_retrieval else self._uniform()
+            slots = self._retrieve(f_B, y) if scored and self.shapley_retrieval else self._uniform()
             m = self.recall(slots)
             inputs, targets = torch.cat([m.inputs, x]), torch.cat([m.targets, y])
         loss = self.train_step(inputs, targets, slots)
-        if self.scoring == "free":
-            B = self._last = self._seen[len(inputs) - len(x) : len(inputs)], y
-        if B is not None and scored and self.shapley_update:
-            self._update(x, y, batch.ids, self.encode(x) if self.scoring == "exact" else B[0])
+        if scored and self.shapley_update:
+            self._update(x, y, batch.ids, self.encode(x) if self.scoring == "exact" else f_B)
         else:
             reservoir(self.memory, x, y, batch.ids, self.step, self.generator, classes=len(self.classes.codes))
         return self.finish(batch, loss)
 
-    def embed(self, inputs: Tensor, together: bool = True) -> Tensor:
-        """As `Learner.embed`; the features serve the scoring too."""
-        features = super().embed(inputs, together)
-        self._seen = features.detach()
-        return features
+    def _look_around(self, x: Tensor) -> Tensor:
+        """Features of the incoming batch and, in the same forward, of what comes into C and S."""
+        if self.scoring == "exact":
+            return self.encode(x)
+        rows = 1
+        if self._window is None:
+            self._window = Window.over(self.memory, self.candidates, self.refresh, self.model.feature_dim)
+            rows = self._window.rows
+        slots = self._window.slide(self.memory, self.generator, self.step, rows)
+        f = self.encode(torch.cat([x, self.memory.take(slots).inputs]))
+        self._window.fill(f[len(x) :])
+        return f[: len(x)]
 
     def _uniform(self) -> Tensor:
         return self.memory.draw(self.replay, self.generator)
@@ -147,20 +141,22 @@ class ASER(Learner):
     def _retrieve(self, f_B: Tensor, y: Tensor) -> Tensor:
         """Slots of the candidates with the highest adversarial Shapley value."""
         drawn = self._drawn(balanced=True)
-        s_S = knn_shapley(drawn.f_S, drawn.y_S, drawn.f_C, drawn.y_C, self.k)
-        s_B = knn_shapley(f_B, y, drawn.f_C, drawn.y_C, self.k)
+        evaluated = torch.cat([drawn.f_S, f_B]), torch.cat([drawn.y_S, y])
+        s_S, s_B = knn_shapley(*evaluated, drawn.f_C, drawn.y_C, self.k).split([len(drawn.y_S), len(y)])
         if self.value == "asvm":
             worth = drawn.w_S @ s_S / drawn.w_S.sum().clamp(min=1) - s_B.mean(0)
         elif self.value == "asv":
             worth = torch.where(drawn.w_S[:, None] > 0, s_S, -1).amax(0) - s_B.amin(0)
         else:
             worth = -s_B.sum(0)
-        resting = self.step - drawn.used < drawn.rest
-        barred = resting | (drawn.y_C == NOBODY) | (self.memory.steps[drawn.C] >= drawn.born)
+        resting = self.step - drawn.since < max(1, min(REST, len(drawn.C) // (2 * self.replay)))
+        barred = resting | (drawn.y_C == NOBODY) | (self.memory.steps[drawn.C] != drawn.came)
         worth = worth.masked_fill(barred, -torch.inf)
-        best = self._mixed(worth, drawn.y_C).topk(min(self.replay, len(worth))).indices
-        drawn.used[best] = self.step
-        return drawn.C[best]
+        slots = self._uniform()  # stand where candidates run out
+        best = self._mixed(worth, drawn.y_C).topk(min(len(slots), len(worth))).indices
+        slots[: len(best)] = torch.where(barred[best], slots[: len(best)], drawn.C[best])
+        drawn.since[best] = self.step
+        return slots
 
     def _mixed(self, worth: Tensor, y_C: Tensor) -> Tensor:
         """Put what exceeds ``mix`` × an equal share of its class behind all others."""
@@ -180,105 +176,64 @@ class ASER(Learner):
         n, b = len(drawn.C), len(y)
         value = torch.cat([drawn.w_S, rare.float()]) @ s
         value[:n].masked_fill_(drawn.y_C == NOBODY, torch.inf)  # its slot is not a candidate's to give away
-        order = value.argsort(descending=True, stable=True)
-        kept = torch.zeros(n + b, dtype=torch.bool, device=self.device).scatter(0, order[:n], True)
-        enters = kept[n:].argsort(descending=True, stable=True)  # incoming samples, those that enter first
-        leaves = kept[:n].to(torch.uint8).argsort(stable=True)[:b]  # candidates, those that leave first
-        keep = torch.arange(len(leaves), device=self.device) < kept[n:].sum()
-        enters = enters[: len(leaves)]
+        best, enters = value[n:].sort(descending=True, stable=True)
+        least, leaves = value[:n].topk(min(n, b), largest=False)
+        enters, keep = enters[: len(leaves)], best[: len(leaves)] > least
         memory.write(
             drawn.C[leaves], x[enters], y[enters], ids.to(self.device)[enters], self.step, classes=classes, keep=keep
         )
         drawn.f_C[leaves] = torch.where(keep[:, None], f_B[enters], drawn.f_C[leaves])
         drawn.y_C[leaves] = torch.where(keep, y[enters], drawn.y_C[leaves])
+        for when in (drawn.since, drawn.came):
+            when[leaves] = torch.where(keep, self.step, when[leaves])
 
-    def _drawn(self, balanced: bool = False) -> _Drawn:
-        """C and S with their features: those at hand, or drawn anew."""
-        if self.scoring == "exact":
-            return self._draw(balanced)
-        held = self._cached
-        if held is None or self.step - held.born >= min(self.refresh, 2 * held.rest):
-            held = self._cached = self._draw(balanced=False, before=held)
-        return held
+    def _drawn(self, balanced: bool = False) -> Drawn:
+        """C and S with their features."""
+        return self._draw(balanced) if self._window is None else self._window.drawn()
 
-    def _draw(self, balanced: bool, before: _Drawn | None = None) -> _Drawn:
-        """Draw C and S and encode them, but for the last S, which joins C with the features it has."""
+    def _draw(self, balanced: bool) -> Drawn:
+        """Draw C, class-balanced or not, and S, and encode them."""
         memory, classes = self.memory, self.memory.n_classes
-        most = self.candidates if self.scoring == "exact" else self.candidates // 2
-        n = max(1, min(self.per_class, most // classes, memory.size // (2 * classes)))
+        n = max(1, min(self.per_class, self.candidates // classes, memory.size // (2 * classes)))
         slots, valid = memory.draw_balanced(2 * n if balanced else n, self.generator)
-        S, w_S = slots[:, :n].flatten(), valid[:, :n].flatten().float()
-        is_C: Tensor | None = None
-        if before is not None and len(S) + len(before.S) >= memory.size:
-            before = None
+        S, is_S = slots[:, :n].flatten(), valid[:, :n].flatten()
         if balanced:
             C, is_C = slots[:, n:].flatten(), valid[:, n:].flatten()
         else:
-            known = S[:0] if before is None else before.S
-            C = self._others(torch.cat([S, known]), len(known))
-        f = self.encode(memory.take(torch.cat([C, S])).inputs, 64 if self.device.type == "cpu" else 1024)
-        f_C, f_S = f[: len(C)].clone(), f[len(C) :]
-        if before is not None:
-            again = (before.w_S > 0) & ~torch.isin(before.S, S) & (memory.steps[before.S] < before.born)
-            is_C = torch.cat([torch.ones_like(C, dtype=torch.bool), again])
-            C, f_C = torch.cat([C, before.S]), torch.cat([f_C, before.f_S])
-        y_C = memory.targets[C]
-        if is_C is not None:  # a candidate that is none: far from all and of no class, it changes nobody's value
-            f_C, y_C = torch.where(is_C[:, None], f_C, FAR), torch.where(is_C, y_C, NOBODY)
-        rest = max(1, min(REST, len(C) // (2 * self.replay)))
-        used = torch.full_like(y_C, self.step - rest)
-        return _Drawn(C, S, f_C, f_S, y_C, memory.targets[S], w_S, used, self.step, rest)
+            C = self._others(S)
+            is_C = torch.ones_like(C, dtype=torch.bool)
+        f = self.encode(memory.take(torch.cat([C, S])).inputs)
+        f_C = torch.where(is_C[:, None], f[: len(C)], FAR)
+        y_C, y_S = (torch.where(has, memory.targets[of], NOBODY) for of, has in ((C, is_C), (S, is_S)))
+        return Drawn(C, f_C, y_C, torch.full_like(C, self.step - REST), memory.steps[C], f[len(C) :], y_S)
 
-    def _others(self, these: Tensor, fewer: int) -> Tensor:
-        """A uniform draw of candidates out of memory without ``these``, ``fewer`` than all, where memory has them."""
+    def _others(self, these: Tensor) -> Tensor:
+        """A uniform draw of candidates out of memory without ``these``, where memory has more."""
         u = torch.rand(self.memory.size, generator=self.generator).to(self.device, non_blocking=True)
         u[these] = 2
-        return u.topk(max(1, min(self.candidates - fewer, len(u) - len(these))), largest=False, sorted=False).indices
+        return u.topk(max(1, min(self.candidates, len(u) - len(these))), largest=False, sorted=False).indices
 
     def renew(self, slots: Tensor) -> None:
         """As for every learner; a slot that was drawn for the sample before stands neither in C nor in S."""
         super().renew(slots)
-        if (drawn := self._cached) is not None:
-            gone = torch.isin(drawn.C, slots)
-            drawn.f_C[gone], drawn.y_C[gone] = FAR, NOBODY
-            drawn.w_S[torch.isin(drawn.S, slots)] = 0
+        if self._window is not None:
+            self._window.forget(slots)
 
     def drop(self, slots: Tensor) -> None:
         """As for every learner; C and S are drawn anew, since slots close up."""
-        self._cached = None
+        self._window = None
         super().drop(slots)
 
     def rule_state(self) -> dict[str, Tensor]:
-        """What has been drawn and encoded, for the steps it still serves, and the batch before."""
-        last = {} if self._last is None else dict(zip(("f_B", "y_B"), self._last))
-        held = {} if self._cached is None else vars(self._cached)
-        return last | {name: t if isinstance(t, Tensor) else torch.tensor(t) for name, t in held.items()}
+        """What has been drawn and encoded, for the steps it still serves."""
+        return {} if self._window is None else self._window.state()
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
-        held = {name: tensor.to(self.device) for name, tensor in state.items()}
-        self._last = (held.pop("f_B"), held.pop("y_B")) if "f_B" in held else None
-        self._cached = None
-        if held:
-            born, rest = (int(held.pop(name)) for name in ("born", "rest"))
-            self._cached = _Drawn(**held, born=born, rest=rest)
-
-
-@dataclass
-class _Drawn:
-    """Slots ``C`` and ``S`` as they were drawn at step ``born``, with features, classes, weights 0 or 1 of S's members,
-    the step at which each candidate was last retrieved, and for how many steps it then rests."""
-
-    C: Tensor
-    S: Tensor
-    f_C: Tensor
-    f_S: Tensor
-    y_C: Tensor
-    y_S: Tensor
-    w_S: Tensor
-    used: Tensor
-    born: int
-    rest: int
+        self._window = None
+        if state:
+            held = {name: t.to(self.device) for name, t in state.items() if name != "turn"}
+            self._window = Window(**held, turn=int(state["turn"]))
 
 
 def rank_within(values: Tensor, groups: Tensor) -> Tensor:

@@ -154,8 +154,8 @@ class Memory:
             return _distinct(n, self.size, generator).to(self.device, non_blocking=True)
         return torch.randperm(self.size, generator=generator)[:n].to(self.device, non_blocking=True)
 
-    def draw_balanced(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Up to ``n`` slots of every class, drawn uniformly without replacement.
+    def draw_balanced(self, n: int, generator: torch.Generator, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Up to ``n`` slots of every class, drawn uniformly without replacement and none of those in ``without``.
 
         Returns
         -------
@@ -164,10 +164,16 @@ class Memory:
             columns are disjoint class-balanced samples.
         """
         u = torch.rand(self.size, generator=generator, dtype=torch.float64).to(self.device, non_blocking=True)
-        order = torch.argsort(self.targets[: self.size] + u)  # shuffled within each class
+        targets, counts = self.targets[: self.size], self.counts
+        if without is not None:  # they come last in their class, and do not count
+            apart = torch.zeros(self.capacity + 1, dtype=torch.bool, device=self.device).index_fill_(0, without, True)
+            apart = apart[: self.size]
+            u = (u + apart) / 2
+            counts = counts.index_add(0, targets, -apart.to(counts.dtype))
+        order = torch.argsort(targets + u)  # shuffled within each class
         first = self.counts.cumsum(0) - self.counts
         column = torch.arange(n, device=self.device)
-        valid = column < self.counts[:, None]
+        valid = column < counts[:, None]
         return order[(first[:, None] + column).clamp(max=self.size - 1)], valid
 
     def state_dict(self) -> dict[str, Tensor]:

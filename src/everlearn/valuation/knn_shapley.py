@@ -127,7 +127,7 @@ def mean_knn_shapley(
 def nearest_order(queries: Tensor, features: Tensor) -> Tensor:
     """Candidates of each query from near to far: ``[E, N]`` indices; ties keep the candidates' order."""
     # Far from the origin squares would swallow differences. A median is a value that occurs: what tied still ties.
-    centre = queries[:31].median(0).values.nan_to_num(0, 0, 0)
+    centre = queries[:7].median(0).values.nan_to_num(0, 0, 0)
     queries, features = queries - centre, features - centre
     # ‖q − f‖² without ‖q‖², which does not change the order
     d = (features * features).sum(1) - 2 * queries @ features.T

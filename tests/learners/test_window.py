@@ -47,7 +47,23 @@ def test_no_sample_stands_in_two_places(rng):
         assert torch.equal(memory.targets[held], window.classes[window.classes != NOBODY])
         assert torch.equal(window.features[..., 0][window.classes != NOBODY], held.float())
         assert (window.features[window.classes == NOBODY] == FAR).all()
-    assert (window.classes != NOBODY).all()
+        assert (window.slots[window.classes == NOBODY] == 36).all()
+        assert (window.classes[2] != NOBODY).all() and len(held) >= 20
+
+
+def test_s_draws_candidates_too_which_then_are_none(rng):
+    """What has come in last stands among the candidates, and a new class has samples nowhere else."""
+    memory = memory_of([0] * 30)
+    window = Window.over(memory, 20, 10, width=1)
+    slid(window, memory, rng, 6, 10)
+    drawn, pictures = window.drawn(), torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    new = drawn.C[:4].clone()
+    memory.write(new, pictures, torch.ones(4, dtype=torch.int64), torch.arange(4), 7, classes=2)
+    drawn.y_C[:4] = 1
+    for step in range(7, 11):
+        assert (window.classes[2] == 1).sum() == step - 7
+        slid(window, memory, rng, step)
+    assert not torch.isin(window.slots[:2], new).any()
 
 
 def test_a_sample_of_s_becomes_a_candidate_and_leaves(rng):

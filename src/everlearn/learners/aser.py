@@ -231,7 +231,7 @@ class ASER(Learner):
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rule_state` gave."""
         self._window = None
-        if state:
+        if "slots" in state:  # what an earlier version drew is drawn anew
             held = {name: t.to(self.device) for name, t in state.items() if name != "turn"}
             self._window = Window(**held, turn=int(state["turn"]))
 

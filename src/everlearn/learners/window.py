@@ -50,8 +50,9 @@ class Drawn:
 class Window:
     """R rows of b samples three times over: candidates drawn as such, candidates that were in S before, and S.
 
-    Each step the oldest row leaves, S's oldest joins the candidates with the features it has, and two rows come in. No
-    sample stands in two places.
+    Each step the oldest row leaves, S's oldest joins the candidates with the features it has, and two rows come in. S
+    draws from all of memory, candidates included, which then are none; they are drawn from the rest, so that no sample
+    stands in two places.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ class Window:
     >>> for rows in (2, 1):
     ...     drawn = window.slide(memory, rng, step=1, rows=rows)
     ...     window.fill(torch.zeros(len(drawn), 3))
-    >>> sorted(window.slots.flatten().tolist())  # 6 is nobody's place: one is not taken yet
-    [0, 1, 2, 4, 5, 6]
+    >>> sorted(window.slots.flatten().tolist())  # 6 is nobody's place
+    [0, 1, 2, 5, 6, 6]
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class Window:
         self.slots[new], self.classes[new] = memory.capacity, NOBODY
         n = rows * self.slots.shape[2]
         S = self._shares(memory, n, generator)
+        self.forget(S)  # candidates that S takes: what has come in last stands among them
+        self.slots.masked_fill_(self.classes == NOBODY, memory.capacity)
         u = torch.rand(memory.capacity, generator=generator).to(memory.device, non_blocking=True)
         u = torch.cat([u, u.new_full((1,), 2)])  # behind memory's last slot is nobody
         u[self.slots.flatten()] = u[S] = 2
@@ -138,11 +141,12 @@ class Window:
     def forget(self, slots: Tensor) -> None:
         """Hold the samples of these slots no longer."""
         gone = torch.isin(self.slots, slots)
-        self.classes[gone], self.features[gone] = NOBODY, FAR
+        self.classes.masked_fill_(gone, NOBODY)
+        self.features.masked_fill_(gone[..., None], FAR)
 
     def _shares(self, memory: Memory, n: int, generator: torch.Generator) -> Tensor:
         """``n`` slots for S, of the classes of which it has fewest."""
-        slots, valid = memory.draw_balanced(n, generator, without=self.slots.flatten())
+        slots, valid = memory.draw_balanced(n, generator, without=self.slots[2].flatten())
         y_S = self.classes[2].flatten()
         held = torch.zeros(len(slots) + 1, device=memory.device).index_add_(0, y_S + 1, torch.ones_like(y_S).float())
         turn = torch.rand(len(slots), generator=generator).to(memory.device, non_blocking=True)  # where all have alike

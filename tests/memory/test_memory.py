@@ -90,6 +90,17 @@ def test_balanced_draws(counts, n, seed):
         assert all(labels[slot] == c for slot in drawn)
 
 
+@given(without=st.sets(st.integers(0, 12), max_size=13), n=st.integers(1, 8), seed=st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_balanced_draws_leave_out_what_they_are_told_to(without, n, seed):
+    labels = [0] * 7 + [2] * 5
+    memory = filled(labels)  # twelve slots; 12 is nobody's
+    slots, valid = memory.draw_balanced(n, torch.Generator().manual_seed(seed), torch.tensor(sorted(without)).long())
+    for c in range(3):
+        drawn, free = slots[c][valid[c]].tolist(), {i for i, of in enumerate(labels) if of == c} - without
+        assert len(set(drawn)) == len(drawn) == min(n, len(free)) and set(drawn) <= free
+
+
 def test_balanced_draws_are_uniform():
     memory, seen = filled([0] * 10 + [1] * 3), torch.zeros(13)
     for seed in range(500):

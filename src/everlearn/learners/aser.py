@@ -110,7 +110,7 @@ class ASER(Learner):
         x, y = self.receive(batch)
         inputs, targets, slots = x, y, None
         scored = self.memory.full and (self.shapley_retrieval or self.shapley_update)
-        f_B = self._look_around(x) if scored else x
+        f_B = self._look_around(x) if scored else self.none
         if self.memory.size:
             slots = self._retrieve(f_B, y) if scored and self.shapley_retrieval else self._uniform()
             m = self.recall(slots)

@@ -83,7 +83,8 @@ def test_below_the_cutoff_nothing_is_drawn(everlearn, digits_run, digit_files, t
 
 def test_what_is_refused(everlearn, digits_run, digit_files, tmp_path):
     assert "holds no picture; expected JPEG" in everlearn.refused("explain", digits_run, tmp_path)
-    assert "explainer is 'magic'" in everlearn.refused("explain", digits_run, digit_files[0], "--method", "magic")
+    refused = everlearn.refused("explain", digits_run, digit_files[0], "--method", "magic", "--out", tmp_path / "out")
+    assert "explainer is 'magic'" in refused and not (tmp_path / "out").exists()
     code, _, err = everlearn("explain", digits_run, digit_files[0], "--cutoff", 2)
     assert code == 2 and "cutoff" in err
 
@@ -96,7 +97,7 @@ def test_a_place_that_takes_no_files_is_told_before_anything_is_computed(
     monkeypatch.setattr("everlearn.cli.explain.explain_inputs", None)
     monkeypatch.setattr("everlearn.cli.audit.audit_run", None)
     for verb in (("explain", digits_run, digit_files[0]), ("audit", digits_run)):
-        assert f"cannot write to {place}: Not a directory" in everlearn.refused(*verb, "--out", place)
+        assert f"cannot write to {place}: {place.parent} is not a directory" in everlearn.refused(*verb, "--out", place)
 
 
 def test_what_is_written_never_overwrites_another(everlearn, digits_run, digit_files, tmp_path):

@@ -65,8 +65,8 @@ def test_a_run_to_go_on_with_must_be_there(everlearn, others):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--export", "FILE"], "is no folder that can be written to; give another"),
-        (["--export", "FILE/in/it"], "file is no folder that can be written to"),
+        (["--export", "FILE"], "file is not a directory; choose another place"),
+        (["--export", "FILE/in/it"], "file is not a directory; choose another place"),
         (["--export", "RUN"], "is the run's own directory"),
         (["--prompt", ""], "--prompt is empty"),
         (["--processes", 65], "less than or equal to 64"),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from everlearn.cli import show
 from everlearn.cli.given import open_run
-from everlearn.report import check_place
+from everlearn.places import check_place
 from everlearn.report.audit import Audit, audit_page, audit_run, write_csv
 
 

@@ -18,7 +18,8 @@ from everlearn.data.dicom import is_dicom
 from everlearn.errors import RunError, SettingError
 from everlearn.explainers import EXPLAINERS, TEXT_EXPLAINERS, Explanation
 from everlearn.explainers import explain as explain_inputs
-from everlearn.report import Case, check_place, comparable, explanation_page, pictures
+from everlearn.places import check_place
+from everlearn.report import Case, comparable, explanation_page, pictures
 from everlearn.report.capture import secondary_capture
 from everlearn.report.texts import text_of
 

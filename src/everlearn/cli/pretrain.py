@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from everlearn.errors import RunError, SettingError
+from everlearn.places import check_place
 from everlearn.scaling.processes import MOST, check_number
 
 Verb = typer.Option
@@ -89,9 +90,7 @@ def _check(folder: Path, resumed: bool, prompt: str | None, export: Path | None,
     if export is not None:
         if export.absolute() == folder.absolute():
             raise SettingError(f"--export {export} is the run's own directory; give another")
-        there = next(place for place in (export, *export.absolute().parents) if place.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise SettingError(f"--export {export}: {there} is no folder that can be written to; give another")
+        check_place(export)
 
 
 def _train(

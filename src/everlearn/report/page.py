@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from everlearn.errors import RunError
 from everlearn.explainers import Evidence, Explanation, explain
 from everlearn.learners import Learner
 from everlearn.metrics.continual import measures
+from everlearn.places import check_place
 from everlearn.report import pictures, texts
 from everlearn.runs import Run
 
@@ -101,16 +101,6 @@ def write(file: Path, text: str) -> Path:
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}") from error
     return file
-
-
-def check_place(folder: Path) -> None:
-    """Refuse a folder that takes no files, before anything is computed for it; it is made if it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another place") from error
 
 
 def explained_cases(

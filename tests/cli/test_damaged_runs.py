@@ -57,6 +57,7 @@ def test_nothing_usable_is_refused_and_nothing_changes(everlearn, run, digit_fil
         line = everlearn.refused(*words)
         assert f"no checkpoint of {run} can be used" in line and "from a copy" in line
     assert (run / "journal.sqlite").read_bytes() == journal
+    assert everlearn.json("audit-log", "verify", run)["fault"] is None  # needs no checkpoint
     shutil.rmtree(run / "checkpoints")  # as the line says
     assert everlearn.json("learn", "--resume", run)["samples_seen"] == 1438
 
@@ -69,6 +70,7 @@ def test_a_journal_that_is_gone_or_empty(everlearn, run, digit_files):
     (run / "journal.sqlite").touch()
     for words in (words_of("predict", run, digit_files), ["learn", "--resume", run]):
         assert "does not know 10 of the 10 classes" in everlearn.refused(*words)
+    assert "knows no class, but the run has learned some" in everlearn.refused("audit-log", "verify", run)
 
 
 def test_checkpoints_that_are_a_file(everlearn, run, digit_files):

@@ -14,6 +14,7 @@ from everlearn.cli.given import open_run
 from everlearn.errors import RunError, SettingError
 from everlearn.runs import Run
 from everlearn.runs import forgetting as forgetting_
+from everlearn.runs.intact import open_journal
 from everlearn.runs.reviewing import Reviewing
 from everlearn.runs.reviews import Reviews
 
@@ -73,9 +74,11 @@ def audit_log(
     """Check the chain of RUN's audit log: everlearn audit-log verify RUN."""
     if action != "verify":
         raise SettingError(f"the action is {action!r}; expected: everlearn audit-log verify RUN")
-    with open_run(run) as opened:
-        reviews = Reviews(opened.journal.db)
-        found = reviews.verify_audit()
+    journal = open_journal(run)
+    try:
+        found = Reviews(journal.db).verify_audit()
+    finally:
+        journal.close()
     if json:
         show.print_json({"run": str(run), "entries": found.entries, "last": found.last, "fault": found.fault})
     if found.fault is not None:

@@ -10,6 +10,7 @@ from everlearn.errors import RunError
 from everlearn.runs import checkpoints
 from everlearn.runs.config import Config
 from everlearn.runs.journal import Journal
+from everlearn.runs.lock import check_directory
 
 
 def check_files(path: Path, config: Config) -> None:
@@ -47,3 +48,18 @@ def check_state(path: Path, tensors: dict[str, Tensor], warnings: list[str], jou
             f"the journal {journal.db.place} does not know {unknown} of the {len(codes)} classes that the run has "
             "learned: it is empty or of another run; put it back from a copy"
         )
+
+
+def open_journal(path: Path) -> Journal:
+    """The journal of a run whose checkpoints need not be whole; an emptied one is refused."""
+    check_directory(path)
+    config = Config.load(path / "config.toml")
+    check_files(path, config)
+    journal = Journal(config.database or path / "journal.sqlite")
+    if checkpoints.steps(path / "checkpoints") and not journal.class_names():
+        journal.close()
+        raise RunError(
+            f"the journal {journal.db.place} knows no class, but the run has learned some: it is empty or of another "
+            "run; put it back from a copy"
+        )
+    return journal

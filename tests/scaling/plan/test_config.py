@@ -98,6 +98,17 @@ def test_an_unknown_preset_names_its_neighbours():
         load_shape("llama3-406b")
 
 
+def test_a_directory_is_no_file_but_never_hides_a_preset(tmp_path, monkeypatch):
+    with pytest.raises(SettingError, match=r"is a directory; expected a TOML file with \[model\], or a preset"):
+        load_shape(tmp_path)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(SettingError, match=f"such as {tmp_path}/config.toml, or a preset"):
+        load_shape(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_shape("tiny").name == "tiny"
+
+
 def test_shape_from_changes_fields():
     table = {"layers": 2, "hidden": 64, "heads": 4, "ffn": 256, "vocab": 99}
     assert shape_from(table, "tiny", seq_len=17).seq_len == 17

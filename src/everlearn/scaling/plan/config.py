@@ -258,6 +258,10 @@ def load_shape(name: str | Path, **changes: Any) -> ModelShape:
     path = Path(name)
     if path.suffix != ".toml" or not path.exists():
         path = PRESETS / f"{str(name).lower()}.toml"
+    if not path.exists() and Path(name).is_dir():
+        inside = Path(name) / "config.toml"
+        such = f", such as {inside}" if inside.is_file() else ""
+        raise SettingError(f"{name} is a directory; expected a TOML file with [model]{such}, or a preset")
     if not path.exists():
         near = get_close_matches(str(name).lower(), preset_names(), 3, 0.4) or preset_names()
         raise SettingError(

@@ -5,9 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from everlearn.data import Batch
+from everlearn.learners import SCR
+from everlearn.models import build_model
 from everlearn.report import report_run
 from everlearn.runs import Config, Run, learn
 from everlearn.runs.drift import Adwin
@@ -144,3 +148,23 @@ def test_learners_that_cannot_be_asked_cheaply_are_not_watched_for_drift(runs, t
         learn(run)
         assert run.journal.looks() == []
         assert len(alarms(run, "new class")) == 4
+
+
+def test_the_head_is_watched_where_class_means_predict(runs, tmp_path):
+    learner = {"method": "er", "memory": 100, "classifier": "ncm", "lr": 0.1, "options": {"iterations": 3}}
+    told = []
+    for path in runs:
+        with Run.open(path) as other:
+            settings = other.config.model_dump(exclude_none=True) | {"learner": learner}
+        with Run.create(tmp_path / path.name, Config.of(settings)) as run:
+            learn(run)
+            told.append([alarm["step"] for alarm in alarms(run, "drift")])
+    stationary, (first, *_) = told
+    assert not stationary and 45 <= first <= 65
+
+
+def test_scr_has_no_head_to_watch():
+    learner = SCR(build_model(channels=1, size=8), memory=10, precision="float32")
+    batch = Batch(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([3, 5]))
+    learner.observe(batch)
+    assert learner.look(batch.inputs) is None and learner.predict(batch.inputs).codes == [3, 5]

@@ -179,9 +179,10 @@ class Learner:
         return Prediction(probabilities, list(self.classes.codes))
 
     def look(self, inputs: Tensor) -> Prediction | None:
-        """What the learning model says of a batch that is observed next; None where that costs far more than a step."""
-        if self.classifier == "ncm":
-            return None
+        """What the learning model's head says of a batch that is observed next, also where class means predict.
+
+        None where no head is trained along, or asking costs far more than a step.
+        """
         return Prediction(self.model.head(self.encode(inputs)).softmax(1).detach(), list(self.classes.codes))
 
     def logits(self, inputs: Tensor) -> Tensor:

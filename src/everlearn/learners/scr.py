@@ -16,6 +16,7 @@ from everlearn.data.samples import Batch
 from everlearn.errors import SettingError
 from everlearn.learners.learner import Learner, StepReport
 from everlearn.learners.losses import supervised_contrastive
+from everlearn.learners.results import Prediction
 from everlearn.learners.review import copies_of
 from everlearn.memory import reservoir
 from everlearn.models import Model
@@ -86,6 +87,10 @@ class SCR(Learner):
         views = torch.cat([inputs, self.augmented(inputs)])
         z = F.normalize(self.project(self.embed(views)), dim=1)
         return self.descend(supervised_contrastive(z, targets.repeat(2), self.temperature))
+
+    def look(self, inputs: Tensor) -> Prediction | None:
+        """Nothing: no head is trained, and class means would have to be computed anew for every batch."""
+        return None
 
     def rehearse(self, x: Tensor, y: Tensor) -> None:
         """One contrastive step."""

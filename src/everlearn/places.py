@@ -21,7 +21,7 @@ def check_place(folder: Path) -> None:
     >>> check_place(Path("pages"))
     """
     whole = folder.absolute()
-    there = next(place for place in (whole, *whole.parents) if os.path.exists(place))
+    there = next(place for place in (whole, *whole.parents) if os.path.exists(place))  # noqa: PTH110, which may raise
     if not there.is_dir():
         raise RunError(f"cannot write to {folder}: {there} is not a directory; choose another place")
     if not os.access(there, os.W_OK | os.X_OK):

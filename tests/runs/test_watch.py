@@ -113,7 +113,7 @@ def test_a_file_that_grows_waits_and_an_unreadable_one_is_put_aside_in_the_end(s
     ((path, reason),) = watched._ready()
     assert path == "a/x.png"
     assert "cannot" in reason or "no picture" in reason or "not" in reason
-    watched._learn(watched._enter([(path, reason)]), None)
+    watched._learn(watched._enter([(path, reason)]))
     assert session.progress.quarantined == 1
     assert session.progress.position == 1
     assert watched._ready() == []
@@ -124,7 +124,7 @@ def test_batches_behind_the_checkpoint_are_learned_again_to_the_bit_even_if_file
     for i in range(8):
         put(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", 180 * (i % 2))
     for _ in range(2):
-        watched._learn(watched._enter(watched._ready()), None)
+        watched._learn(watched._enter(watched._ready()))
     expected = session.learner.state_dict()
     session.run.journal.commit()
     for file in (tmp_path / "in").glob("*/*.png"):
@@ -132,7 +132,7 @@ def test_batches_behind_the_checkpoint_are_learned_again_to_the_bit_even_if_file
     prepared = prepare(session.run.config)
     session.progress.position = session.progress.step = session.progress.samples_seen = 0  # no checkpoint was written
     again = Session(session.run, prepared.learner, prepared.streams, prepared.shape)
-    watch(again, tmp_path).replay(None)
+    watch(again, tmp_path).replay()
     found = again.learner.state_dict()
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
@@ -145,7 +145,7 @@ def test_pictures_are_kept_only_as_long_as_a_checkpoint_might_need_them(session,
         put(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", 180 * (i % 2))
     kept = []
     for _ in range(3):
-        watched._learn(watched._enter(watched._ready()), None)
+        watched._learn(watched._enter(watched._ready()))
         watched._save()
         rows = session.run.journal.db.rows("SELECT COUNT(picture) AS n FROM arrivals")
         kept.append(rows[0]["n"])
@@ -157,7 +157,7 @@ def test_a_checkpoint_at_the_same_step_again_drops_no_picture_that_the_one_befor
     for i in range(8):
         put(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", 180 * (i % 2))
     for _ in range(2):
-        watched._learn(watched._enter(watched._ready()), None)
+        watched._learn(watched._enter(watched._ready()))
         watched._save()
     expected = session.learner.state_dict()
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_a_checkpoint_at_the_same_step_again_drops_no_picture_that_the_one_befor
         assert run.progress.step == older
         prepared = prepare(run.config)
         again = Session(run, run.restore(prepared.learner), prepared.streams, prepared.shape)
-        watch(again, tmp_path).replay(None)
+        watch(again, tmp_path).replay()
         found = again.learner.state_dict()
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
@@ -180,6 +180,7 @@ def test_a_checkpoint_at_the_same_step_again_drops_no_picture_that_the_one_befor
 
 def test_a_name_that_is_no_text_is_put_aside_once_and_told(session, tmp_path):
     watched, told = watch(session, tmp_path), []
+    session.show = told.append
     put(tmp_path / "in", "a/1.png", 0)
     put(tmp_path / "in", "b/2.png", 180)
     bad = tmp_path / "in" / "a" / b"caf\xe9.png".decode(errors="surrogateescape")
@@ -187,7 +188,7 @@ def test_a_name_that_is_no_text_is_put_aside_once_and_told(session, tmp_path):
         bad.write_bytes((tmp_path / "in" / "a" / "1.png").read_bytes())
     except OSError:
         pytest.skip("this file system holds text alone")
-    watched._learn(watched._enter(watched._ready()), told.append)
+    watched._learn(watched._enter(watched._ready()))
     reason = r"a/caf\xe9.png: a name that is not UTF-8; rename it, and it is learned then"
     assert [text for moment in told for text in moment.alarms if "UTF-8" in text] == [f"put aside: {reason}"]
     assert [row["reason"] for row in session.run.journal.quarantined()] == [reason]

@@ -27,7 +27,7 @@ from everlearn.learners import METHODS, Learner
 from everlearn.learners.forwards import counting_forwards
 from everlearn.metrics.continual import anytime_accuracy, average_accuracy, forgetting
 from everlearn.models import build_model
-from everlearn.runs.learn import accuracy
+from everlearn.runs import accuracy
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from everlearn.runs.build import build_learner, build_source, build_stream, defa
 from everlearn.runs.config import Config
 from everlearn.runs.evaluate import evaluate_source
 from everlearn.runs.journal import Journal
-from everlearn.runs.learn import Moment, Prepared, accuracy, go_on_with, learn, prepare
+from everlearn.runs.learn import Moment, Prepared, go_on_with, learn, prepare
+from everlearn.runs.outcomes import accuracy
 from everlearn.runs.run import Run
 
 __all__ = [

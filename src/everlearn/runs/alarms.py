@@ -38,6 +38,28 @@ class Look:
     alarms: list[Alarm]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A batch before it is learned: what is new in it, and what the learner says of it, which is not read off yet.
+
+    Parameters
+    ----------
+    alarms : list of Alarm
+        Of new classes.
+    codes : list of int
+        Of all samples.
+    known : list of int
+        Places of the samples of known classes.
+    said : Prediction or None
+        Of all samples.
+    """
+
+    alarms: list[Alarm]
+    codes: list[int]
+    known: list[int]
+    said: Prediction | None
+
+
 class Alarms:
     """Looks at each batch before the learner does.
 
@@ -55,7 +77,7 @@ class Alarms:
         """What decides later alarms, for the checkpoint."""
         return {"counts": dict(self.counts), "window": self.window.state()}
 
-    def look(
+    def ask(
         self,
         codes: list[int],
         ids: list[int],
@@ -63,8 +85,8 @@ class Alarms:
         predict: Callable[[], Prediction | None],
         names: dict[int, str],
         name: Callable[[int], str],
-    ) -> Look:
-        """Predict samples and tell what is new.
+    ) -> Asked:
+        """Have a batch predicted, and see what is new in it.
 
         Parameters
         ----------
@@ -79,23 +101,26 @@ class Alarms:
         name : callable
             Gives the name of a sample by its id.
         """
-        alarms = _new_classes(codes, ids, seen, names, name)
         known = [i for i, code in enumerate(codes) if self.counts.get(str(code), 0) >= KNOWN]
         for code in codes:
             self.counts[str(code)] = self.counts.get(str(code), 0) + 1
+        return Asked(_new_classes(codes, ids, seen, names, name), codes, known, predict() if known else None)
+
+    def judge(self, asked: Asked) -> Look:
+        """Read off what was said and tell of drift; batches come in the order in which they were asked about."""
+        alarms, known, said = asked.alarms, asked.known, asked.said
         if alarms:
             self.window.clear()
-        prediction = predict() if known else None
-        if prediction is None:
+        if said is None:
             return Look(0, 0, alarms)
-        columns = [prediction.codes.index(codes[i]) for i in known]
-        probabilities = prediction.probabilities[known].float().cpu()
+        columns = [said.codes.index(asked.codes[i]) for i in known]
+        probabilities = said.probabilities.float().cpu()[known]
         right = int((probabilities.argmax(1) == torch.tensor(columns)).sum())
         surprise = (1 - probabilities[torch.arange(len(known)), columns]).clamp(0, 1).tolist()
         if not alarms and (rise := self.window.add(surprise)) is not None:
             detail = {"before": round(1 - rise.before, 4), "now": round(1 - rise.now, 4), "samples": rise.values}
             text = f"drift: the true class was given {detail['before']:.0%}, over the last {rise.values} samples "
-            alarms.append(Alarm("drift", detail, f"{text}{detail['now']:.0%}"))
+            alarms = [Alarm("drift", detail, f"{text}{detail['now']:.0%}")]
         return Look(len(known), right, alarms)
 
 

@@ -26,10 +26,10 @@ from everlearn.runs.contents import check_contents
 from everlearn.runs.evaluate import same_source
 from everlearn.runs.run import Run
 from everlearn.runs.scenario import altered
-from everlearn.runs.session import Moment, Session, accuracy
+from everlearn.runs.session import Moment, Session
 from everlearn.runs.watch import Watch
 
-__all__ = ["Moment", "Prepared", "accuracy", "go_on_with", "learn", "prepare"]
+__all__ = ["Moment", "Prepared", "go_on_with", "learn", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def learn(run: Run, show: Callable[[Moment], None] | None = None, prepared: Prep
     with counting_forwards(prepared.learner) as count:
         learner = run.restore(prepared.learner)  # old models among its state are copies, and so counted too
         streams = _begun(run, learner, prepared)
-        _learn_parts(Session(run, learner, streams, prepared.shape, count), show)
+        _learn_parts(Session(run, learner, streams, prepared.shape, count, show))
     return learner
 
 
@@ -146,7 +146,7 @@ def _begun(run: Run, learner: Learner, prepared: Prepared) -> list[Stream | None
     return streams
 
 
-def _learn_parts(session: Session, show: Callable[[Moment], None] | None) -> None:
+def _learn_parts(session: Session) -> None:
     """Learn one source after the other, from the one that was begun on."""
     run = session.run
     while True:
@@ -155,21 +155,21 @@ def _learn_parts(session: Session, show: Callable[[Moment], None] | None) -> Non
         if data.watch:
             if not session.group.alone:
                 raise SettingError(f"{data.source} is watched by one process alone; take a single one, not several")
-            _watch(Watch(session, Path(data.source), part), last, show)
+            _watch(Watch(session, Path(data.source), part), last)
         elif not run.progress.finished:
-            session.learn_stream(show)
+            session.learn_stream()
         if last:
             return
         session.begin(part + 1)
 
 
-def _watch(watch: Watch, last: bool, show: Callable[[Moment], None] | None) -> None:
+def _watch(watch: Watch, last: bool) -> None:
     """Watch on if this is the run's last part; else learn what had arrived until the next one was begun."""
     run = watch.session.run
     if last:
         run.progress.finished = True  # there is always a next file, and never one that must come first
-        watch.work(show)
-    watch.replay(show)
+        watch.work()
+    watch.replay()
     run.progress.finished = True
 
 

@@ -1,4 +1,8 @@
-"""One process's part in a run's life: step, journal, evaluate, checkpoint."""
+"""One process's part in a run's life: step, journal, evaluate, checkpoint.
+
+Whoever reads a figure off an accelerator waits for all that was queued before it. So steps on one are queued several at
+a time, and their losses and predictions are read off together: before every checkpoint and evaluation, at the latest.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,20 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from everlearn.data import Batch, Quarantined, Stream, load
+from everlearn.data import Batch, Quarantined, Stream
 from everlearn.errors import SettingError
 from everlearn.learners import Learner, Prediction, StepReport
 from everlearn.learners.forwards import Forwards
 from everlearn.metrics.calibration import calibration_of
 from everlearn.runs import checkpoints
-from everlearn.runs.alarms import Alarms, Look
+from everlearn.runs.alarms import Alarms, Asked
 from everlearn.runs.build import check_readable, take_rate
+from everlearn.runs.outcomes import outcomes
 from everlearn.runs.run import Run
 
 _COMMIT_SECONDS = 1.0
+_QUEUED = 16  # steps that are read off together on an accelerator
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class Moment:
     average_accuracy: float | None
     alarms: tuple[str, ...] = ()
     evaluated: bool = False  # whether accuracy was measured since the last moment
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A step whose figures have not been read off yet; the samples are each an id, a code and a name."""
+
+    report: StepReport
+    task: int | None
+    end: int
+    total: int
+    samples: list[tuple[int, int, str]]
+    asked: Asked | None
 
 
 class Session:
@@ -56,6 +72,8 @@ class Session:
         (C, H, W) of the pictures.
     count : Forwards, optional
         Counts what the learner computes while it looks and learns.
+    show : callable, optional
+        Called with each step once it is read off.
     """
 
     def __init__(
@@ -65,6 +83,7 @@ class Session:
         streams: Sequence[Stream | None],
         shape: tuple[int, int, int],
         count: Forwards | None = None,
+        show: Callable[[Moment], None] | None = None,
     ) -> None:
         self.run, self.learner, self.streams, self.shape = run, learner, streams, shape
         self.progress, self.group = run.progress, learner.group
@@ -78,6 +97,9 @@ class Session:
             self.progress.forwards = None  # the others' are not known here
         self._names: dict[int, str] = {}
         self.committed = time.monotonic()
+        self.show = show or (lambda moment: None)
+        self.queue: list[Queued] = []
+        self.together = 1 if learner.device.type == "cpu" else _QUEUED
 
     def begin(self, part: int) -> None:
         """Turn to a further source."""
@@ -90,7 +112,7 @@ class Session:
         known = {"source": stream.source.name, "samples": len(stream), "tasks": len(stream.tasks)}
         self.run.journal.event(progress.step, "went on", known)
 
-    def learn_stream(self, show: Callable[[Moment], None] | None) -> None:
+    def learn_stream(self) -> None:
         """Learn what is left of the stream that was begun."""
         config, progress = self.run.config, self.progress
         stream = self.streams[progress.part]
@@ -103,47 +125,51 @@ class Session:
         share = self.group.rank, self.group.size
         for batch in stream.batches(size, start, workers=config.workers, on_bad=self.bad.append, share=share):
             self._close_tasks(stream, batch)
-            moment = self.step(batch, partial(_name, stream), len(stream))
-            if moment is None:
-                continue
-            if show:
-                show(moment)
-            if moment.step % config.checkpoint_every == 0:
-                self.run.save(self.learner)
+            if self.step(batch, partial(_name, stream), len(stream)) and progress.step % config.checkpoint_every == 0:
+                self.save()
         self._close_tasks(stream, None)
-        if show and self.progress.step:
-            show(self.moment(len(stream), len(stream), None, math.nan, ()))
+        self.read_off()
+        if progress.step:
+            self.show(self.moment(progress.step, len(stream), len(stream)))
         progress.position, progress.finished = len(stream), True
         self._put_aside()
         self.run.journal.event(progress.step, "finished", {"samples_seen": progress.samples_seen})
-        self.run.save(self.learner)
+        self.save()
 
-    def step(self, batch: Batch, name: Callable[[int], str], total: int) -> Moment | None:
-        """Look at a batch, learn it, enter it; ``name`` gives a sample's name by its id.
+    def step(self, batch: Batch, name: Callable[[int], str], total: int) -> bool:
+        """Look at a batch and learn it; ``name`` gives a sample's name by its id.
 
-        Of several processes each has its own part of the samples; None where nobody has any.
+        Of several processes each has its own part of the samples; False where nobody has any.
         """
         ids, codes = self._arrivals(batch)
         if not ids:
             self.progress.position = batch.end
-            return None
+            return False
         take_rate(self.run.config, self.learner)
         with self.count.counting():
-            look = self._look(batch, ids, codes, name)
+            asked = self._ask(batch, ids, codes, name)
             report = self.learner.observe(batch) if len(batch) else self.learner.stand_by(batch)
         self._counted()
-        self._enter(batch, report, [(id_, code, name(id_)) for id_, code in zip(ids, codes)])
-        told: list[str] = []
-        if look is not None and self.alarms is not None:
-            self.progress.alarms = self.alarms.state()
-            if look.samples:
-                self.run.journal.look(report.step, look.samples, look.right)
-            for alarm in look.alarms:
-                self.run.journal.event(report.step, alarm.kind, alarm.detail)
-                told.append(f"step {report.step}: {alarm.text}")
-        return self.moment(batch.end, total, batch.task, float(report.loss), tuple(told))
+        self.progress.step, self.progress.position = report.step, batch.end
+        self.progress.samples_seen += report.samples
+        samples = [(id_, code, name(id_)) for id_, code in zip(ids, codes)]
+        self.queue.append(Queued(report, batch.task, batch.end, total, samples, asked))
+        if len(self.queue) >= self.together:
+            self.read_off()
+        return True
 
-    def _look(self, batch: Batch, ids: list[int], codes: list[int], name: Callable[[int], str]) -> Look | None:
+    def read_off(self) -> None:
+        """Read the queued steps' figures, enter and show them; a loss that is not finite stops the run here."""
+        queue, self.queue = self.queue, []
+        for step in queue:
+            self._enter(step)
+
+    def save(self) -> None:
+        """A checkpoint, once all steps before it are read off."""
+        self.read_off()
+        self.run.save(self.learner)
+
+    def _ask(self, batch: Batch, ids: list[int], codes: list[int], name: Callable[[int], str]) -> Asked | None:
         if self.alarms is None:
             return None
         learner = self.learner
@@ -152,7 +178,7 @@ class Session:
             said = learner.look(batch.inputs)
             return None if said is None else Prediction(self.group.gather(said.probabilities.float()), said.codes)
 
-        return self.alarms.look(codes, ids, set(learner.classes.codes), predict, self.class_names(codes), name)
+        return self.alarms.ask(codes, ids, set(learner.classes.codes), predict, self.class_names(codes), name)
 
     def _counted(self) -> None:
         if self.progress.forwards is not None:
@@ -164,22 +190,29 @@ class Session:
             self._names = self.run.journal.class_names()
         return self._names
 
-    def _enter(self, batch: Batch, report: StepReport, samples: list[tuple[int, int, str]]) -> None:
-        progress = self.progress
-        progress.step, progress.position = report.step, batch.end
-        progress.samples_seen += report.samples
-        loss = float(report.loss)
+    def _enter(self, queued: Queued) -> None:
+        step, loss = queued.report.step, float(queued.report.loss)
         if not math.isfinite(loss):
             intact = (checkpoints.steps(self.run.path / "checkpoints") or [0])[-1]
-            lower = self.run.config.lr_at(report.step - 1) / 10
+            lower = self.run.config.lr_at(step - 1) / 10
             raise SettingError(
-                f"the loss is {loss} at step {report.step}; lower the learning rate and go on from step {intact}, "
+                f"the loss is {loss} at step {step}; lower the learning rate and go on from step {intact}, "
                 f"which is intact: everlearn learn --resume {self.run.path} --lr {lower:g}"
             )
-        self.run.journal.step(report.step, batch.task, loss, samples)
+        self.run.journal.step(step, queued.task, loss, queued.samples)
         if time.monotonic() - self.committed > _COMMIT_SECONDS:
             self.run.journal.commit()
             self.committed = time.monotonic()
+        told: list[str] = []
+        if queued.asked is not None and self.alarms is not None:
+            look = self.alarms.judge(queued.asked)
+            self.progress.alarms = self.alarms.state()
+            if look.samples:
+                self.run.journal.look(step, look.samples, look.right)
+            for alarm in look.alarms:
+                self.run.journal.event(step, alarm.kind, alarm.detail)
+                told.append(f"step {step}: {alarm.text}")
+        self.show(self.moment(step, queued.end, queued.total, queued.task, loss, tuple(told)))
 
     def _close_tasks(self, stream: Stream, coming: Batch | None) -> None:
         """Evaluate after every task that ends before the coming batch, or at the stream's end."""
@@ -192,6 +225,7 @@ class Session:
                     progress.position >= ends[number - stream.first_task])  # fmt: skip
                 if not over:
                     return
+            self.read_off()
             if stream.borders or coming is None:
                 with self.count.counting():
                     self.learner.end_task()
@@ -200,7 +234,7 @@ class Session:
             progress.matrix.append(accuracies)
             self.evaluated = True
             self.run.journal.evaluation(number, progress.step, accuracies)
-            self.run.save(self.learner)
+            self.save()
 
     def _evaluate(self, stream: Stream, number: int) -> list[float | None]:
         """Accuracy on every task of the streams so far; of tasks to come where their classes are all known."""
@@ -239,41 +273,22 @@ class Session:
                 self.progress.quarantined += 1
         self.bad.clear()
 
-    def moment(self, position: int, total: int, task: int | None, loss: float, told: tuple[str, ...]) -> Moment:
+    def moment(
+        self,
+        step: int,
+        position: int,
+        total: int,
+        task: int | None = None,
+        loss: float = math.nan,
+        told: tuple[str, ...] = (),
+    ) -> Moment:
         """What there is to show now, with lines that are to be told."""
         evaluated, self.evaluated = self.evaluated, False
         matrix = self.progress.matrix
         measured = [value for value in (matrix[-1][: len(matrix)] if matrix else []) if value is not None]
         mean = sum(measured) / len(measured) if measured else None
-        return Moment(position, total, self.progress.step, task, loss, mean, told, evaluated)
+        return Moment(position, total, step, task, loss, mean, told, evaluated)
 
 
 def _name(stream: Stream, id_: int) -> str:
     return stream.source.names[id_ - stream.first_id]
-
-
-def accuracy(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> float:
-    """Share of held-out samples whose class is predicted; samples that cannot be read are left out.
-
-    Processes that learn together share the work; all call it.
-    """
-    _, right = outcomes(learner, stream, indices, chunk)
-    return int(right.sum()) / len(right) if len(right) else 0.0
-
-
-def outcomes(learner: Learner, stream: Stream, indices: NDArray[np.int64], chunk: int = 1000) -> tuple[Tensor, Tensor]:
-    """How sure each prediction of held-out samples is, float32 ``[n]``, and whether it is right, bool ``[n]``.
-
-    As `accuracy` has it.
-    """
-    learner.ready()
-    sure, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-    mine = indices[learner.group.rank :: learner.group.size]
-    for start in range(0, len(mine), chunk):
-        inputs, _, kept = load(stream.source, mine[start : start + chunk])
-        if len(kept):
-            said = learner.predict(inputs)
-            sure.append(said.confidence.float().cpu())
-            right.append(said.labels.cpu() == stream.labels(kept))
-    found = learner.group.gather(torch.stack([torch.cat(sure), torch.cat(right).float()], 1))
-    return found[:, 0], found[:, 1] > 0

@@ -8,11 +8,10 @@ in the same order; so moving a file away, once it is entered, changes nothing.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from everlearn.errors import DataError, RunError
 from everlearn.runs import checkpoints
 from everlearn.runs.database import Row
 from everlearn.runs.journal import LEARNED
-from everlearn.runs.session import Moment, Session
+from everlearn.runs.session import Session
 
 WATCH_IDS = 1 << 39
 """Ids of watched samples: this plus the arrival's number; below those of reviews."""
@@ -72,21 +71,22 @@ class Watch:
         self.saved = self.progress.step
         self.forgotten = set(self.journal.forgotten())
 
-    def replay(self, show: Callable[[Moment], None] | None) -> None:
+    def replay(self) -> None:
         """Learn what had arrived behind the last checkpoint."""
         for rows in self.journal.arrivals(self.part, self.progress.position):
-            self._learn(rows, show)
+            self._learn(rows)
+        self.session.read_off()
 
-    def work(self, show: Callable[[Moment], None] | None) -> None:
+    def work(self) -> None:
         """Learn until SIGINT or SIGTERM, which ends in a checkpoint and then in `KeyboardInterrupt`."""
         with _asked_to_stop() as stop:
-            self.replay(show)
+            self.replay()
             while not stop.is_set():
                 ready = self._ready()
                 full = len(ready) >= self._batch()
                 if ready and (full or self._waited(ready) > self.patience.full):
                     rows = self._enter(ready[: self._batch()])
-                    self._learn(rows, show)
+                    self._learn(rows)
                     continue
                 if self.progress.step > self.saved:
                     self._save()
@@ -150,7 +150,7 @@ class Watch:
             self.since.pop(path, None)
         return rows
 
-    def _learn(self, rows: list[Row], show: Callable[[Moment], None] | None) -> None:
+    def _learn(self, rows: list[Row]) -> None:
         session, progress = self.session, self.progress
         names = {WATCH_IDS + row["number"]: row["path"] for row in rows}
         end = progress.position + len(rows)
@@ -160,8 +160,7 @@ class Watch:
             if isinstance(picture, str):
                 self.journal.quarantine(progress.step + 1, WATCH_IDS + row["number"], row["path"], picture)
                 progress.quarantined += 1
-                if show:
-                    show(session.moment(end, end, None, math.nan, (f"put aside: {picture}",)))
+                session.show(session.moment(progress.step, end, end, told=(f"put aside: {picture}",)))
             elif picture is not None:
                 pictures.append(picture)
                 good.append(row)
@@ -169,9 +168,7 @@ class Watch:
             ids = torch.tensor([WATCH_IDS + row["number"] for row in good])
             labels = torch.tensor([row["code"] for row in good])
             batch = Batch(torch.from_numpy(np.stack(pictures)), labels, ids, None, end)
-            moment = session.step(batch, names.__getitem__, end)
-            if show and moment:
-                show(moment)
+            session.step(batch, names.__getitem__, end)
         progress.position = end
         if progress.step - self.saved >= session.run.config.checkpoint_every:
             self._save()
@@ -188,7 +185,7 @@ class Watch:
 
     def _save(self) -> None:
         """A checkpoint; pictures that the oldest one kept has learned are not needed any more."""
-        self.session.run.save(self.session.learner)
+        self.session.save()
         self.saved = self.progress.step
         folder = self.session.run.path / "checkpoints"
         oldest, *newer = checkpoints.steps(folder)

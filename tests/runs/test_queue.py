@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_is_never_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepared.learner, "observe", spoiled)
     with Run.create(tmp_path / "r", CONFIG) as run:
-        with pytest.raises(SettingError, match="the loss is nan at step 31; .* go on from step 18, which is intact"):
+        with pytest.raises(SettingError, match=r"the loss is nan at step 31; .* go on from step 18, which is intact"):
             learn(run, None, prepared)
         assert steps(run.path / "checkpoints") == [18]
         assert run.journal.steps()[-1]["step"] == 30

@@ -44,6 +44,7 @@ LINES = {
     "er": Entry("ER", "er", ncm="ER + NCM of memory"),
     "er_ace": Entry("ER-ACE", "er_ace"),
     "aser": Entry("ASERμ", "aser", {"candidates": 90}, ncm="ASERμ + NCM of memory"),
+    "aser_reservoir": Entry("ASERμ, reservoir memory", "aser", {"candidates": 90, "shapley_update": False}),
     "ncm": Entry("NCM", "ncm"),
     "slda": Entry("streaming LDA, ε = 0.1", "slda", {"shrinkage": 0.1}),
 }

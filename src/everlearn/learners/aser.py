@@ -54,7 +54,8 @@ class ASER(Learner):
         leaves S joins C with the features it has; a candidate that was retrieved rests for eight steps. No step waits
         for an accelerator.
     refresh : int
-        Steps after which all of S has been drawn anew; fewer where memory is small.
+        Steps after which all of S has been drawn anew; fewer, down to a half, where memory holds less than 20 times as
+        many.
     mix : float
         A retrieved batch holds of each class at most this many times an equal share, while there are others: values
         of one class lie close together, and without a bound the ten highest are often of a single class. ``math.inf``
@@ -128,7 +129,8 @@ class ASER(Learner):
             return self.encode(x)
         rows = 1
         if self._window is None:
-            self._window = Window.over(self.memory, self.candidates, self.refresh, self.model.feature_dim)
+            refresh = min(self.refresh, max(1, self.refresh // 2, self.memory.capacity // 20))
+            self._window = Window.over(self.memory, self.candidates, refresh, self.model.feature_dim)
             rows = self._window.rows
         slots = self._window.slide(self.memory, self.generator, self.step, rows)
         f = self.encode(torch.cat([x, self.memory.take(slots).inputs]))

@@ -117,17 +117,37 @@ def test_a_correction_is_learned_without_harm(name, options):
     assert_same(learner, restored(learner, name, **options))
 
 
-def test_nearest_means_are_corrected_by_their_sums():
+def test_nearest_means_move_as_vector_quantisation_has_it():
     learner = learned("ncm")
     inputs = digits()[1]
     before = learner.predict(inputs)
     x, code = inputs[:1], next(c for c in learner.classes.codes if c != int(before.labels[0]))
-    y = learner.classes.indices(torch.tensor([code]))
+    y, wins = learner.classes.indices(torch.tensor([code, int(before.labels[0])])).split(1)
     sums = learner.sums["sum"].clone()
     learner.rehearse(x, y)
-    moved = (learner.sums["sum"] - sums)[int(y)]
-    torch.testing.assert_close(moved.float(), nn.functional.normalize(learner.features(x))[0])
+    moved = (learner.sums["sum"] - sums).float()
+    f = nn.functional.normalize(learner.features(x))[0]
+    torch.testing.assert_close(moved[int(y)], 0.02 * sums[int(y)].norm().float() * f)
+    torch.testing.assert_close(moved[int(wins)], -0.02 * sums[int(wins)].norm().float() * f)
+    assert int(moved.any(1).sum()) == 2
     assert learner.predict(x).probabilities[0, int(y)] > before.probabilities[0, int(y)]
+
+
+@pytest.mark.parametrize("name", sorted(FROZEN))
+def test_a_correction_is_felt_among_a_hundred_thousand(name):
+    _, inputs, labels = digits()
+    learner = learned(name)
+    learner.sums = {key: sums if key == "mean" else 1000 * sums for key, sums in learner.sums.items()}
+    learner.samples_seen *= 1000
+    learner.forget_derived()
+    state, hit = learner.state_dict(), right(learner)
+    wrong = (~hit).nonzero().flatten().tolist()[:5]
+    assert len(wrong) > 1
+    for number in wrong:
+        learner.load_state_dict(state)
+        learn_review(learner, inputs[number], int(labels[number]), REVIEW_IDS + 1, correction=True)
+        after = right(learner)
+        assert after[number] and after.float().mean() > hit.float().mean() - 0.04
 
 
 def force(learner, picture, code=0):

@@ -1,7 +1,8 @@
 """NCM: the nearest class mean of frozen features, over all samples seen.
 
 Mensink, Verbeek, Perronnin, Csurka 2013, *Distance-Based Image Classification: Generalizing to New Classes at Near-Zero
-Cost* (TPAMI 35(11)).
+Cost* (TPAMI 35(11)). A correction moves means as learning vector quantisation does: Kohonen 1990, *The Self-Organizing
+Map* (Proceedings of the IEEE 78(9)), LVQ1.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everlearn.learners.streaming_head import StreamingHead, rows
+from everlearn.learners.streaming_head import StreamingHead, precise, rows
+
+RATE = 0.02
+"""By what share of a mean's length a rehearsed correction moves it."""
 
 
 class NCM(StreamingHead):
@@ -31,3 +35,15 @@ class NCM(StreamingHead):
         """−‖f − μ‖² = 2 f·μ − 1 − 1 for lengths of 1."""
         μ_dC = F.normalize(self.sums["sum"], dim=1).T
         return 2 * μ_dC, torch.full_like(μ_dC[0], -2.0)
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """Move the class's mean towards a corrected sample, and that of the class which wins away from it.
+
+        One sample more would be nothing among thousands.
+        """
+        f = self.lift(self.features(x).to(precise(self.device)))
+        sums = self.sums["sum"]
+        wins = (f @ F.normalize(sums, dim=1).T).argmax(1)
+        step = RATE * sums.norm(dim=1, keepdim=True)
+        self.sums = {"sum": sums.index_add(0, y, step[y] * f).index_add(0, wins, -step[wins] * f)}
+        self.forget_derived()

@@ -16,6 +16,7 @@ from everlearn.memory import reservoir
 from everlearn.models import Model
 
 _LOOKING = "looking."
+_FELT = 100  # a rehearsal weighs as one sample among so many of a class, at least
 
 
 class StreamingHead(Learner):
@@ -69,8 +70,9 @@ class StreamingHead(Learner):
         return self.observe(batch)
 
     def rehearse(self, x: Tensor, y: Tensor) -> None:
-        """Add a corrected sample once more: the sums are all that learns."""
-        self.add(self.features(x).to(precise(self.device)), y)
+        """Add a corrected sample once more, or as often as makes it felt: the sums are all that learns."""
+        times = max(1, self.samples_seen // (_FELT * len(self.classes.codes)))
+        self.add(self.features(x).to(precise(self.device)).expand(times, -1), y.expand(times))
         self.forget_derived()
 
     def holds(self, x: Tensor, y: Tensor) -> bool:

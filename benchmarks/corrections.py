@@ -103,7 +103,7 @@ def main() -> None:
     for name in METHODS_AND_OPTIONS:
         for seen in args.seen if name != "er" else [1]:
             row = corrected(learned(name, stream, seen), x, y, args.corrections)
-            rows.append({"method": name, "seen": seen, "source": source.name} | row)
+            rows.append({"method": name, "seen": seen, "source": Path(source.name).name} | row)
             print(f"| {name} | {seen} | {row['accuracy']:.1%} | {row['hold']} of {row['corrected']} "
                   f"| {100 * row['others']:+.2f} ({100 * row['others_worst']:+.2f}) | {row['hold_in_a_row']} "
                   f"| {100 * row['others_in_a_row']:+.2f} |", flush=True)  # fmt: skip

@@ -101,7 +101,10 @@ def test_an_unknown_preset_names_its_neighbours():
 def test_a_directory_is_no_file_but_never_hides_a_preset(tmp_path, monkeypatch):
     with pytest.raises(SettingError, match=r"is a directory; expected a TOML file with \[model\], or a preset"):
         load_shape(tmp_path)
-    (tmp_path / "config.toml").touch()
+    (tmp_path / "config.toml").write_text("[data]\n")
+    with pytest.raises(SettingError, match=r"with \[model\], or a preset"):
+        load_shape(tmp_path)
+    (tmp_path / "config.toml").write_text("[model]\n[train]\n")
     with pytest.raises(SettingError, match=f"such as {tmp_path}/config.toml, or a preset"):
         load_shape(tmp_path)
     (tmp_path / "tiny").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import SettingError
+from everlearn.kinds import kind_of
 
 LARGEST = 10**9
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -259,8 +260,7 @@ def load_shape(name: str | Path, **changes: Any) -> ModelShape:
     if path.suffix != ".toml" or not path.exists():
         path = PRESETS / f"{str(name).lower()}.toml"
     if not path.exists() and Path(name).is_dir():
-        inside = Path(name) / "config.toml"
-        such = f", such as {inside}" if inside.is_file() else ""
+        such = f", such as {Path(name) / 'config.toml'}" if kind_of(Path(name)) == "pretraining" else ""
         raise SettingError(f"{name} is a directory; expected a TOML file with [model]{such}, or a preset")
     if not path.exists():
         near = get_close_matches(str(name).lower(), preset_names(), 3, 0.4) or preset_names()

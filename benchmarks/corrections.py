@@ -1,6 +1,6 @@
 """Whether an expert's corrections hold, and what they cost the rest, on features of a frozen backbone.
 
-    python benchmarks/corrections.py --data FOLDER --weights FILE [--most 300] [--size 128] [--seen 1] [--json FILE]
+    python benchmarks/corrections.py --data FOLDER --weights FILE [--most 300] [--size 128] [--seen 1 10 100]
 
 EfficientNet-Lite0, class-incremental, one pass. Then held-out pictures that are predicted wrong are corrected as
 `everlearn serve` does (`learn_review`): each by itself from the state after the stream, and all in a row. ``--seen``

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,11 +75,8 @@ def audit_log(
     """Check the chain of RUN's audit log: everlearn audit-log verify RUN."""
     if action != "verify":
         raise SettingError(f"the action is {action!r}; expected: everlearn audit-log verify RUN")
-    journal = open_journal(run)
-    try:
+    with closing(open_journal(run)) as journal:
         found = Reviews(journal.db).verify_audit()
-    finally:
-        journal.close()
     if json:
         show.print_json({"run": str(run), "entries": found.entries, "last": found.last, "fault": found.fault})
     if found.fault is not None:

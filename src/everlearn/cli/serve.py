@@ -12,6 +12,7 @@ import typer
 from everlearn.cli import show
 from everlearn.errors import RunError, SettingError
 from everlearn.runs import Config, Journal
+from everlearn.runs.intact import open_journal
 from everlearn.runs.lock import check_directory
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def token(
 def _journal_of(run: Path) -> Journal:
     """The journal of a run or a campaign."""
     if (run / "config.toml").exists():
-        return Journal(Config.load(run / "config.toml").database or run / "journal.sqlite")
+        return open_journal(run)
     _check_kind(run)
     return Journal(run / "journal.sqlite")
 

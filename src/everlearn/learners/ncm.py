@@ -41,9 +41,9 @@ class NCM(StreamingHead):
 
         One sample more would be nothing among thousands.
         """
-        f = self.lift(self.features(x).to(precise(self.device)))
-        sums = self.sums["sum"]
-        wins = (f @ F.normalize(sums, dim=1).T).argmax(1)
+        f, sums = self.features(x), self.sums["sum"]
+        wins = self._classify(f).argmax(1)
+        f = self.lift(f.to(precise(self.device)))
         step = RATE * sums.norm(dim=1, keepdim=True)
         self.sums = {"sum": sums.index_add(0, y, step[y] * f).index_add(0, wins, -step[wins] * f)}
         self.forget_derived()

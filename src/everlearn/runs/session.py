@@ -167,6 +167,8 @@ class Session:
     def save(self) -> None:
         """A checkpoint, once all steps before it are read off."""
         self.read_off()
+        if self.alarms is not None:
+            self.progress.alarms = self.alarms.state()
         self.run.save(self.learner)
 
     def _ask(self, batch: Batch, ids: list[int], codes: list[int], name: Callable[[int], str]) -> Asked | None:
@@ -206,7 +208,6 @@ class Session:
         told: list[str] = []
         if queued.asked is not None and self.alarms is not None:
             look = self.alarms.judge(queued.asked)
-            self.progress.alarms = self.alarms.state()
             if look.samples:
                 self.run.journal.look(step, look.samples, look.right)
             for alarm in look.alarms:

@@ -259,10 +259,10 @@ def load_shape(name: str | Path, **changes: Any) -> ModelShape:
     path = Path(name)
     if path.suffix != ".toml" or not path.exists():
         path = PRESETS / f"{str(name).lower()}.toml"
-    if not path.exists() and Path(name).is_dir():
-        such = f", such as {Path(name) / 'config.toml'}" if kind_of(Path(name)) == "pretraining" else ""
-        raise SettingError(f"{name} is a directory; expected a TOML file with [model]{such}, or a preset")
     if not path.exists():
+        if Path(name).is_dir():
+            such = f", such as {Path(name) / 'config.toml'}" if kind_of(Path(name)) == "pretraining" else ""
+            raise SettingError(f"{name} is a directory; expected a TOML file with [model]{such}, or a preset")
         near = get_close_matches(str(name).lower(), preset_names(), 3, 0.4) or preset_names()
         raise SettingError(
             f"no model file or preset {str(name)!r}; give a .toml file or a preset such as {', '.join(near)}"
